@@ -1,0 +1,37 @@
+"""Stage `align@METHOD`: align the SFT model with one method; keep the policy at several points of the training."""
+
+from tr_align.runtime import prepare_process
+
+prepare_process()
+
+import shutil  # noqa: E402
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from tr_align import scratch, tracking  # noqa: E402
+from tr_align.config import load_params  # noqa: E402
+from tr_align.data.schema import read_pairs  # noqa: E402
+from tr_align.progress import run_stage  # noqa: E402
+
+DATA, SFT = Path("data/prepared/preferences.jsonl"), Path("models/sft")
+
+
+def main() -> None:
+    name = sys.argv[1]
+    params = load_params()
+    from tr_align.align.train import train_method
+
+    inputs = [DATA, SFT / "model.safetensors"]
+    folder = scratch.folder(f"align@{name}", {"run": tracking.run_key(name, params)}, inputs)
+    run = tracking.LiveRun(name, params, tracking.dvc_tags())
+    result = train_method(name, params, SFT, read_pairs(DATA), folder, run.log)
+    run.finish()
+    log = Path(f"reports/train/{name}.jsonl")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(result.log, log)
+    shutil.rmtree(Path("models") / name, ignore_errors=True)
+    shutil.move(result.snapshots, Path("models") / name)
+    shutil.rmtree(folder)
+
+
+run_stage(main)

@@ -1,0 +1,40 @@
+"""Stage `judge@METHOD` (and `judge_sft`): the judge rates every reply and compares the trained model's with others'.
+
+The only stage that may cost money: its answers are kept, and `score` computes from them.
+"""
+
+from tr_align.runtime import prepare_process
+
+prepare_process()
+
+import sys  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from tr_align import scratch  # noqa: E402
+from tr_align.config import load_params  # noqa: E402
+from tr_align.progress import run_stage  # noqa: E402
+
+
+def main() -> None:
+    name = sys.argv[1]
+    params = load_params()
+    from tr_align.judging import judge_replies, load_judge
+
+    def replies(method: str) -> list[dict[str, object]]:
+        return scratch.read_rows(f"generations/{method}.jsonl")
+
+    opponents = {}
+    if name != "sft":
+        opponents["sft"] = replies("sft")
+        base = params.methods[name].base
+        if base != "sft":
+            opponents["base"] = replies(base)
+    # Answers of an endpoint outlive the stage, so that asking the same again costs nothing.
+    folder = scratch.folder("answers", params.judge.openai.model_dump(mode="json"), [])
+    judge = load_judge(params.judge, Path("models/judge"), folder / f"{name}.jsonl")
+    out = Path(f"judgements/{name}.jsonl")
+    out.parent.mkdir(exist_ok=True)
+    scratch.write_rows(out, judge_replies(judge, replies(name), opponents))
+
+
+run_stage(main)

@@ -1,0 +1,38 @@
+"""Stage `judge_fit`: fit the embedded judge on its own split, measure it on held-out prompts."""
+
+from tr_align.runtime import prepare_process
+
+prepare_process()
+
+import json  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+from tr_align.config import load_params  # noqa: E402
+from tr_align.data.schema import read_pairs  # noqa: E402
+from tr_align.progress import run_stage  # noqa: E402
+
+
+def main() -> None:
+    params = load_params()
+    folder, report = Path("models/judge"), Path("reports/judge.json")
+    folder.mkdir(parents=True, exist_ok=True)
+    report.parent.mkdir(exist_ok=True)
+    if params.judge.name != "probe":
+        # Nothing to fit; the endpoint was checked by `prepare`.
+        (folder / "judge.json").write_text(json.dumps({"judge": params.judge.name}), encoding="utf-8")
+        report.write_text(json.dumps({}) + "\n", encoding="utf-8")
+        return
+    from tr_align.judges import probe
+
+    settings = params.judge.probe
+    features = probe.base_features(settings.model, settings)
+    probes, accuracy = probe.fit(read_pairs("data/prepared/judge.jsonl"), features, settings)
+    probe.save(folder, features, probes)
+    numbers = probe.summary(accuracy, params.score.bootstrap, params.seed)
+    report.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    for axis, row in numbers.items():
+        low, high = row["ci"]
+        print(f"  {axis:<13} held-out pairs right: {row['accuracy']:.0%} [{low:.0%}, {high:.0%}], n = {row['n']}")
+
+
+run_stage(main)

@@ -1,0 +1,1 @@
+"""Alignment: losses, log-probabilities, the moving reference, and the trainers that join them."""

@@ -1,0 +1,1 @@
+"""Preference data: one row schema, one module a source."""

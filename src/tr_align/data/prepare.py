@@ -1,0 +1,266 @@
+"""From a data source to the four splits of the experiment, with an account of every row.
+
+Splits are by prompt: each prompt is in one split only. The judge split is always made of embedded data, the only
+data whose replies are known to fail on one axis each. Which requests it takes depends on the seed and on its size
+alone: not on the source, the other splits, the token limits or the system prompt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import random
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+from tr_align.config import Data
+from tr_align.data import anthropic_hh, embedded, files
+from tr_align.data.lengths import Lengths
+from tr_align.data.loaded import Dropped, Loaded
+from tr_align.data.schema import Pair, prompt_id, write_pairs
+from tr_align.errors import UserError
+
+SPLITS = ("sft", "preferences", "judge", "evaluation")
+
+_EXAMPLES = 5
+
+
+def prepare(data: Data, seed: int, tokenizer: Any) -> tuple[dict[str, list[Pair]], dict[str, Any]]:
+    """Load `data.source`, drop and count what cannot be used, and split the rest by prompt.
+
+    The `preferences` and `judge` splits hold all pairs of their prompts, so interleaved that neighbours come
+    from different prompts; `sft` and `evaluation` hold one pair a prompt. The result depends on the seed and on
+    the set of rows, not on their order. `tokenizer` is the model's, with a chat template.
+
+    Raises:
+        UserError: the source cannot be read, more than `data.max_dropped` of its rows are faulty, or there are
+            not enough prompts for the splits.
+    """
+    lengths = Lengths(tokenizer)
+    requests = embedded.load_requests()
+    embedded_rows = Loaded()
+    for pair in embedded.pairs(requests, data.system_prompt, seed):
+        embedded_rows.pairs.append((f"{embedded.REQUESTS}: {pair.prompt[-1].content!r}, {pair.axis}", pair))
+    judge = _judge(embedded_rows, seed, data.splits.judge)
+    lengths.add([(where, pair) for where, pair in embedded_rows.pairs if pair.prompt_id in judge])
+    if data.source == "embedded":
+        loaded = embedded_rows
+        groups = _usable(loaded, data, lengths, unlimited=judge.keys())
+    else:
+        loaded = (files if data.source == "files" else anthropic_hh).load(data.path, data.system_prompt)
+        groups = _usable(loaded, data, lengths, unlimited=())
+        for prompt in judge.keys() & groups.keys():
+            loaded.dropped += [Dropped("in_judge_split", "", "") for _ in groups.pop(prompt)]
+    left = {prompt: pairs for prompt, pairs in groups.items() if prompt not in judge}
+    chosen = _allot(left, seed, data, len(groups), loaded)
+    splits = {
+        "sft": [pairs[0] for _, pairs in chosen["sft"]],
+        "preferences": interleave(chosen["preferences"], seed),
+        "judge": interleave(judge.items(), seed),
+        "evaluation": [pairs[0] for _, pairs in chosen["evaluation"]],
+    }
+    _assert_disjoint(splits)
+    careful = {request.prompt for request in requests if request.careful}
+    return splits, _stats(data, loaded, groups, splits, lengths, careful)
+
+
+def write(folder: str | Path, splits: dict[str, list[Pair]], stats: dict[str, Any]) -> None:
+    """Write one JSON Lines file a split, and stats.json, to the folder."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, pairs in splits.items():
+        write_pairs(folder / f"{name}.jsonl", pairs)
+    text = json.dumps(stats, indent=2, sort_keys=True, ensure_ascii=False)
+    (folder / "stats.json").write_text(text + "\n", encoding="utf-8")
+
+
+def interleave(groups: Iterable[tuple[str, list[Pair]]], seed: int) -> list[Pair]:
+    """All pairs of all prompts in rounds, one pair a prompt and round, each prompt's own pairs shuffled.
+
+    The prompts keep their order in every round, so the pairs of one prompt are as far apart as can be.
+    """
+    shuffled = []
+    for prompt, pairs in groups:
+        order = list(pairs)
+        random.Random(f"{seed}:{prompt}").shuffle(order)
+        shuffled.append(order)
+    rounds = itertools.zip_longest(*shuffled)
+    return [pair for pairs in rounds for pair in pairs if pair is not None]
+
+
+def _judge(embedded_rows: Loaded, seed: int, count: int) -> dict[str, list[Pair]]:
+    """The embedded prompts that the judge gets, with all their pairs.
+
+    Raises:
+        UserError: there are fewer than `count`.
+    """
+    groups: dict[str, list[Pair]] = defaultdict(list)
+    for _, pair in embedded_rows.pairs:
+        groups[pair.prompt_id].append(pair)
+    if count > len(groups):
+        raise UserError(
+            f"data.splits.judge asks for {count} prompts, and the embedded data, of which the judge split is made, "
+            f"has {len(groups)}; lower data.splits.judge"
+        )
+    return {prompt: groups[prompt] for prompt in _ordered(groups, seed)[:count]}
+
+
+def _usable(loaded: Loaded, data: Data, lengths: Lengths, unlimited: Collection[str]) -> dict[str, list[Pair]]:
+    """The pairs that pass every check, by prompt; the others move to `loaded.dropped`.
+
+    The prompts in `unlimited` are exempt from the token limits.
+
+    Raises:
+        UserError: more than `data.max_dropped` of the rows are faulty.
+    """
+    rows = loaded.rows
+    sound = []
+    for where, pair in loaded.pairs:
+        fault = _fault(pair)
+        if fault:
+            loaded.dropped.append(Dropped(fault, where, ""))
+        else:
+            sound.append((where, pair))
+    # What is dropped from here on is no fault of the row, so it does not count toward the share.
+    _check_share(loaded.dropped, rows, data)
+    # Sorted, so that which of two duplicates stays does not depend on the order of the rows.
+    sound.sort(key=lambda item: _content(item[1]))
+    seen = set()
+    unique = []
+    for where, pair in sound:
+        key = (pair.prompt_id, pair.chosen, pair.rejected)
+        if key in seen:
+            loaded.dropped.append(Dropped("exact_duplicate", where, ""))
+        else:
+            seen.add(key)
+            unique.append((where, pair))
+    lengths.add(unique)
+    groups: dict[str, list[Pair]] = defaultdict(list)
+    loaded.pairs = []
+    for where, pair in unique:
+        limited = pair.prompt_id not in unlimited
+        if limited and lengths.prompt(pair) > data.max_prompt_tokens:
+            loaded.dropped.append(Dropped("prompt_too_long", where, ""))
+        elif limited and max(lengths.reply(pair.chosen), lengths.reply(pair.rejected)) > data.max_reply_tokens:
+            loaded.dropped.append(Dropped("reply_too_long", where, ""))
+        else:
+            loaded.pairs.append((where, pair))
+            groups[pair.prompt_id].append(pair)
+    return dict(groups)
+
+
+def _fault(pair: Pair) -> str | None:
+    chosen, rejected = pair.chosen.strip(), pair.rejected.strip()
+    if not pair.prompt[-1].content.strip():
+        return "empty_prompt"
+    if not chosen or not rejected:
+        return "empty_reply"
+    return "chosen_equals_rejected" if chosen == rejected else None
+
+
+def _content(pair: Pair) -> tuple[str, str, str, str, str]:
+    return (pair.prompt_id, pair.axis or "", pair.chosen, pair.rejected, pair.model_dump_json())
+
+
+def _check_share(dropped: list[Dropped], rows: int, data: Data) -> None:
+    if len(dropped) <= data.max_dropped * rows:
+        return
+    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(Counter(d.reason for d in dropped).items()))
+    examples = [f"  {d.where}: {d.reason}{': ' + d.detail if d.detail else ''}" for d in dropped[:_EXAMPLES]]
+    raise UserError(
+        f"{len(dropped)} of {rows} rows ({len(dropped) / rows:.1%}) cannot be used, more than data.max_dropped "
+        f"({data.max_dropped:g}) allows: {reasons}. For example:\n" + "\n".join(examples) + "\n"
+        "Put them right, or raise data.max_dropped to go on without them"
+    )
+
+
+def _ordered(groups: dict[str, list[Pair]], seed: int) -> list[str]:
+    """The prompts in a seeded shuffle.
+
+    They are sorted by a hash, so that a prompt's place does not depend on which other prompts there are. System
+    messages stay out of it, so that the split stays the same when only data.system_prompt changes.
+    """
+
+    def place(prompt: str) -> tuple[str, str]:
+        turns = [message for message in groups[prompt][0].prompt if message.role != "system"]
+        return hashlib.sha256(f"{seed}:{prompt_id(turns)}".encode()).hexdigest(), prompt
+
+    return sorted(groups, key=place)
+
+
+def _allot(
+    left: dict[str, list[Pair]], seed: int, data: Data, prompts: int, loaded: Loaded
+) -> dict[str, list[tuple[str, list[Pair]]]]:
+    """Deal the prompts that the judge does not take to the other splits, in the order of the seeded shuffle.
+
+    Raises:
+        UserError: there are not enough of them.
+    """
+    names = [name for name in SPLITS if name != "judge"]
+    wanted = {name: getattr(data.splits, name) for name in names}
+    missing = sum(wanted.values()) - len(left)
+    if missing > 0:
+        asked = {name: getattr(data.splits, name) for name in SPLITS if name in wanted or data.source == "embedded"}
+        largest = max(wanted, key=lambda name: wanted[name])
+        advice = (
+            f"lower data.splits.{largest} to {wanted[largest] - missing}"
+            if wanted[largest] > missing
+            else "lower them all"
+        )
+        long = sum(dropped.reason.endswith("_too_long") for dropped in loaded.dropped)
+        raise UserError(
+            f"there are {prompts} usable prompts, and data.splits asks for {sum(asked.values())}: "
+            + ", ".join(f"{name} {count}" for name, count in asked.items())
+            + f"; {advice}"
+            + (f", or raise the token limits, which dropped {long} rows" if long else "")
+        )
+    order = iter(_ordered(left, seed))
+    return {name: [(prompt, left[prompt]) for prompt in itertools.islice(order, wanted[name])] for name in names}
+
+
+def _assert_disjoint(splits: dict[str, list[Pair]]) -> None:
+    prompts = [{pair.prompt_id for pair in pairs} for pairs in splits.values()]
+    assert len(set().union(*prompts)) == sum(map(len, prompts)), "a prompt is in two splits"
+
+
+def _stats(
+    data: Data,
+    loaded: Loaded,
+    groups: dict[str, list[Pair]],
+    splits: dict[str, list[Pair]],
+    lengths: Lengths,
+    careful: set[str],
+) -> dict[str, Any]:
+    """The account of the rows. A row is a pair: an embedded request is five of them."""
+    kept = sum(map(len, groups.values()))
+    dropped = dict(Counter(row.reason for row in loaded.dropped))
+    stats: dict[str, Any] = {
+        "source": data.source,
+        "rows_read": kept + sum(dropped.values()),
+        "rows_kept": kept,
+        "dropped": dropped,
+        "unique_prompts": len(groups),
+        "splits": {},
+    }
+    if data.source == "anthropic_hh":
+        stats["rows_with_merged_turns"] = loaded.merged_turns
+    for name, pairs in splits.items():
+        prompts = {pair.prompt_id: pair.prompt[-1].content for pair in pairs}
+        entry: dict[str, Any] = {"prompts": len(prompts), "pairs": len(pairs)}
+        if pairs:
+            entry["mean_tokens"] = {
+                "prompt": _mean([lengths.prompt(pair) for pair in pairs]),
+                "chosen": _mean([lengths.reply(pair.chosen) for pair in pairs]),
+                "rejected": _mean([lengths.reply(pair.rejected) for pair in pairs]),
+            }
+            if data.source == "embedded" or name == "judge":
+                entry["careful_share"] = round(sum(text in careful for text in prompts.values()) / len(prompts), 4)
+        stats["splits"][name] = entry
+    return stats
+
+
+def _mean(numbers: list[int]) -> float:
+    return round(sum(numbers) / len(numbers), 2)

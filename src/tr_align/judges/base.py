@@ -1,0 +1,61 @@
+"""The interface every judge has: it rates one reply on the HC axes, and prefers between two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from tr_align.data.schema import Message
+
+Preference = Literal["first", "second", "tie"]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply to a prompt; `id` comes back with the answer."""
+
+    id: str
+    prompt: list[Message]
+    text: str
+
+
+@dataclass(frozen=True)
+class Duel:
+    """Two replies to one prompt, shown to the judge in this order."""
+
+    id: str
+    prompt: list[Message]
+    first: str
+    second: str
+
+
+@dataclass(frozen=True)
+class Rating:
+    """A judge's rating: one number an axis (None where its answer could not be read) and its raw answer."""
+
+    id: str
+    axes: dict[str, float | None]
+    raw: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which reply the judge prefers (None where its answer could not be read) and its raw answer."""
+
+    id: str
+    preference: Preference | None
+    raw: dict[str, Any] = field(default_factory=dict)
+
+
+class Judge(Protocol):
+    """What `judge` stages need. Answers come back in the order of the questions."""
+
+    @property
+    def unit(self) -> str:
+        """What one point of a rating means; printed on every axis that shows it."""
+        ...
+
+    def rate(self, replies: Sequence[Reply]) -> list[Rating]: ...
+
+    def prefer(self, duels: Sequence[Duel]) -> list[Verdict]: ...

@@ -1,0 +1,1 @@
+"""Measures on generated replies: KL to the SFT model, win rates."""

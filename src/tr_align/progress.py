@@ -1,0 +1,88 @@
+"""What is running, how much is left: one line at the start of each stage, durations remembered for the next run."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tr_align.errors import UserError
+from tr_align.scratch import root, write_atomically
+
+PLAN = "TR_ALIGN_PLAN"
+"""Environment variable with the stages that `make repro` expects to run, in JSON."""
+
+EXPECTED = {
+    "prepare": 10,
+    "sft": 60,
+    "judge_fit": 75,
+    "generate_sft": 25,
+    "judge_sft": 15,
+    "score_sft": 3,
+    "align": 65,
+    "generate": 40,
+    "judge": 20,
+    "score": 3,
+    "report": 10,
+}
+"""Seconds of the embedded preset on two cores, until this machine's own durations are known."""
+
+
+def run_stage(main: Callable[[], None]) -> None:
+    """Run a stage's `main` under a heading; a :class:`UserError` ends it with its message alone, exit status 1."""
+    stage = os.environ.get("DVC_STAGE", Path(sys.argv[0]).stem)
+    print(heading(stage), file=sys.stderr, flush=True)
+    started = time.monotonic()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"\nerror: {error}\n")
+    _remember(stage, time.monotonic() - started)
+
+
+def heading(stage: str) -> str:
+    """`[12 of 43] align@dpo, about 9 min left`; without a plan only the stage's name."""
+    planned = json.loads(os.environ.get(PLAN, "[]"))
+    if stage not in planned:
+        return f"── {stage}"
+    done = _durations(_session_file())
+    left = [other for other in planned if other not in done]
+    # This session's pace, against what was expected of the stages it has finished.
+    expected = sum(_expected(other) for other in done)
+    pace = sum(done.values()) / expected if expected else 1.0
+    minutes = pace * sum(_expected(other) for other in left) / 60
+    return f"── [{len(planned) - len(left) + 1} of {len(planned)}] {stage}, about {max(1, round(minutes))} min left"
+
+
+def start_session() -> None:
+    """Forget which stages an earlier `make repro` finished."""
+    _session_file().unlink(missing_ok=True)
+
+
+def _expected(stage: str) -> float:
+    return _durations(_history_file()).get(stage) or EXPECTED.get(stage.partition("@")[0], 10)
+
+
+def _remember(stage: str, seconds: float) -> None:
+    for file in (_session_file(), _history_file()):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, json.dumps(_durations(file) | {stage: round(seconds, 1)}))
+
+
+def _durations(file: Path) -> dict[str, float]:
+    try:
+        durations: dict[str, float] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return durations
+
+
+def _session_file() -> Path:
+    return root() / ".scratch" / "session.json"
+
+
+def _history_file() -> Path:
+    return root() / ".scratch" / "durations.json"

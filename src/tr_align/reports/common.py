@@ -1,0 +1,96 @@
+"""What every report shares: the shape of its inputs, the names and order of methods, and how numbers are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tr_align.config import METHODS
+
+Metrics = Mapping[str, Mapping[str, Any]]
+"""By method: `kl`, `hc`, each HC axis, `win_rate_vs_sft`, `win_rate_vs_base` (None for base methods), every one
+with a `*_ci` of `[low, high]`; and `n_prompts`, `n_missing`, `seed`."""
+
+Curve = Sequence[Mapping[str, Any]]
+"""Rows of `method`, `loss`, `update`, `step`, `kl`, `kl_lo`, `kl_hi`, `hc`, `hc_lo`, `hc_hi`, `n_prompts`, `seed`,
+`final`. One row is the SFT model: `method` "sft", `loss` None."""
+
+Context = Mapping[str, Any]
+"""The run: `model`, `data`, `judge`, `hc_unit`, `seeds`, `alpha`, `every`, `tau`, `beta`, `steps`,
+`judge_accuracy`, `claims`, `date`."""
+
+Training = Mapping[str, Sequence[Mapping[str, Any]]]
+"""By method, the log of its training: one row a logged optimizer step."""
+
+LOSSES = ("dpo", "ipo", "kto")
+UPDATES = ("none", "soft", "hard")
+MISSING = "–"
+
+
+def label(method: str) -> str:
+    """A method's name for readers: `tr_dpo_soft` is "TR-DPO soft"."""
+    if method == "sft":
+        return "SFT"
+    spec = METHODS[method]
+    name = spec.loss.upper()
+    return name if spec.update == "none" else f"TR-{name} {spec.update}"
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Methods sorted by loss, and within a loss base, soft, hard; the SFT model comes first."""
+
+    def rank(method: str) -> tuple[int, int]:
+        if method == "sft":
+            return (-1, 0)
+        return LOSSES.index(METHODS[method].loss), UPDATES.index(METHODS[method].update)
+
+    return sorted(methods, key=rank)
+
+
+def update_labels(context: Context | None) -> dict[str, str]:
+    """What the legend calls each kind of reference update."""
+    if context is None:
+        return {"none": "base", "soft": "soft", "hard": "hard"}
+    return {"none": "base", "soft": f"soft α={context['alpha']:g}", "hard": f"hard τ={context['tau']:g}"}
+
+
+def seeds_text(context: Context) -> str:
+    """`seed 0`, or `seeds 0, 1, 2`."""
+    seeds = [str(seed) for seed in context["seeds"]]
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
+
+
+def count_text(numbers: Iterable[int]) -> str:
+    """`130`, or `24 to 130` where the numbers differ."""
+    values = list(numbers)
+    low, high = min(values), max(values)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def number(value: float, decimals: int) -> str:
+    """A fixed number of decimals, and never `-0.0`."""
+    text = f"{value:.{decimals}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def with_interval(value: float | None, interval: Sequence[float] | None, decimals: int) -> str:
+    """`5.2 [4.1, 6.3]`; a dash where there is no value."""
+    if value is None:
+        return MISSING
+    text = number(value, decimals)
+    if interval is None:
+        return text
+    return f"{text} [{', '.join(number(end, decimals) for end in interval)}]"
+
+
+def share_with_interval(value: float | None, interval: Sequence[float] | None) -> str:
+    """A share in per cent: `57.7 % [49.6, 65.8]`; a dash where there is no value.
+
+    One decimal, because without it an interval's end at 49.6 reads as 50, the very line it is held against.
+    """
+    if value is None:
+        return MISSING
+    text = f"{number(100 * value, 1)} %"
+    if interval is None:
+        return text
+    return f"{text} [{', '.join(number(100 * end, 1) for end in interval)}]"

@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tr_align.config import AXES, Data, Splits
+from tr_align.data.embedded import load_requests
+from tr_align.data.embedded import pairs as embedded_pairs
+from tr_align.data.prepare import SPLITS, interleave, prepare, write
+from tr_align.data.schema import Message, Pair, read_pairs
+from tr_align.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _in_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # where stages run: the embedded data is found from there
+
+
+def settings(source: str = "embedded", path: Path | None = None, **changes: Any) -> Data:
+    values: dict[str, Any] = {
+        "system_prompt": None,
+        "splits": Splits(sft=20, preferences=30, judge=40, evaluation=25),
+        "max_prompt_tokens": 500,
+        "max_reply_tokens": 500,
+        "max_dropped": 0.1,
+        **changes,
+    }
+    return Data(source=source, path=None if path is None else str(path), **values)  # type: ignore[arg-type]
+
+
+def save(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def row(number: int, chosen: str = "yes", rejected: str = "no") -> dict[str, str]:
+    return {"prompt": f"question {number}", "chosen": chosen, "rejected": rejected}
+
+
+def prompts(pairs: list[Pair]) -> set[str]:
+    return {pair.prompt_id for pair in pairs}
+
+
+SMALL = Splits(sft=2, preferences=3, judge=4, evaluation=2)
+
+
+def test_embedded_splits_have_the_asked_sizes(tokenizer: Any) -> None:
+    splits, stats = prepare(settings(), 0, tokenizer)
+    assert list(splits) == list(SPLITS)
+    assert {name: len(prompts(pairs)) for name, pairs in splits.items()} == {
+        "sft": 20, "preferences": 30, "judge": 40, "evaluation": 25,
+    }  # fmt: skip
+    assert {name: len(pairs) for name, pairs in splits.items()} == {
+        "sft": 20, "preferences": 150, "judge": 200, "evaluation": 25,
+    }  # fmt: skip
+    for name in ("preferences", "judge"):
+        axes: dict[str, set[str | None]] = {}
+        for pair in splits[name]:
+            axes.setdefault(pair.prompt_id, set()).add(pair.axis)
+        assert all(found == set(AXES) for found in axes.values())
+    requests = len(load_requests())
+    assert (stats["rows_read"], stats["rows_kept"], stats["unique_prompts"]) == (5 * requests, 5 * requests, requests)
+
+
+@pytest.mark.parametrize("source", ["embedded", "files"])
+def test_no_prompt_is_in_two_splits(tmp_path: Path, tokenizer: Any, source: str) -> None:
+    # Two pairs a prompt, and prompts that are also in the embedded data.
+    asked = [request.prompt for request in load_requests()[:300]]
+    path = save(tmp_path / "a.jsonl", [{**row(n, chosen=c), "prompt": p} for n, p in enumerate(asked) for c in "ab"])
+    splits, stats = prepare(settings(source, path), 0, tokenizer)
+    for one, other in itertools.combinations(splits.values(), 2):
+        assert not prompts(one) & prompts(other)
+    assert (stats["dropped"].get("in_judge_split", 0) > 0) == (source == "files")
+    if source == "files":
+        assert stats["unique_prompts"] == 300 - stats["dropped"]["in_judge_split"] / 2
+
+
+def test_neighbours_come_from_different_prompts(tokenizer: Any) -> None:
+    splits, _ = prepare(settings(), 0, tokenizer)
+    pairs = splits["preferences"]
+    assert len(prompts(pairs[:30])) == 30
+    assert all(one.prompt_id != other.prompt_id for one, other in itertools.pairwise(pairs))
+    assert len({pair.axis for pair in pairs[:30]}) == len(AXES)
+
+
+def test_the_result_depends_on_the_seed_and_not_on_the_order_of_rows(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [row(n % 40, chosen=f"yes {n}") for n in range(100)] + [row(3), row(3)]
+    data = settings("files", save(tmp_path / "a.jsonl", rows), splits=SMALL)
+    first, stats = prepare(data, 0, tokenizer)
+    assert prepare(data, 0, tokenizer) == (first, stats)
+    random.Random(1).shuffle(rows)
+    save(tmp_path / "a.jsonl", rows)
+    assert prepare(data, 0, tokenizer) == (first, stats)
+    other, _ = prepare(data, 1, tokenizer)
+    assert all(prompts(other[name]) != prompts(first[name]) for name in SPLITS)
+
+
+def test_the_judge_split_is_the_same_whatever_the_rest(tmp_path: Path, tokenizer: Any) -> None:
+    judge = prepare(settings(), 0, tokenizer)[0]["judge"]
+    path = save(tmp_path / "a.jsonl", [row(n) for n in range(100)])
+    assert prepare(settings("files", path), 0, tokenizer)[0]["judge"] == judge
+    limits = {"max_prompt_tokens": 20, "max_reply_tokens": 70}
+    assert prepare(settings(**limits), 0, tokenizer)[0]["judge"] == judge
+    sizes = Splits(sft=1, preferences=2, judge=40, evaluation=1)
+    assert prepare(settings(splits=sizes), 0, tokenizer)[0]["judge"] == judge
+    asked = [pair.prompt[-1].content for pair in judge]
+    with_system = prepare(settings(system_prompt="Be brief."), 0, tokenizer)[0]["judge"]
+    assert {pair.prompt[-1].content for pair in with_system} == set(asked)
+    assert prepare(settings(), 1, tokenizer)[0]["judge"] != judge
+
+
+def test_the_token_limits_spare_the_judge_split(tokenizer: Any) -> None:
+    splits, stats = prepare(settings(max_reply_tokens=70), 0, tokenizer)
+    judge = prompts(splits["judge"])
+    long = [
+        pair.prompt_id
+        for pair in embedded_pairs(load_requests(), None, 0)
+        if max(len(pair.chosen.split()), len(pair.rejected.split())) > 70
+    ]
+    assert any(prompt in judge for prompt in long)
+    assert stats["dropped"] == {"reply_too_long": sum(prompt not in judge for prompt in long)}
+
+
+def test_a_source_of_ones_own_spends_no_prompt_on_the_judge(tmp_path: Path, tokenizer: Any) -> None:
+    data = settings("files", save(tmp_path / "a.jsonl", [row(n) for n in range(7)]), splits=SMALL)
+    splits, _ = prepare(data, 0, tokenizer)
+    assert {name: len(pairs) for name, pairs in splits.items()} == {
+        "sft": 2, "preferences": 3, "judge": 20, "evaluation": 2,
+    }  # fmt: skip
+    assert {pair.axis for pair in splits["judge"]} == set(AXES)
+    no_judge = SMALL.model_copy(update={"judge": 0})
+    splits, stats = prepare(data.model_copy(update={"splits": no_judge}), 0, tokenizer)
+    assert splits["judge"] == []
+    assert stats["splits"]["judge"] == {"prompts": 0, "pairs": 0}
+
+
+def test_sft_and_evaluation_take_one_pair_a_prompt(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [row(n, chosen=c) for n in range(7) for c in ("b", "a", "c")]
+    splits, _ = prepare(settings("files", save(tmp_path / "a.jsonl", rows), splits=SMALL), 0, tokenizer)
+    assert [pair.chosen for pair in splits["sft"] + splits["evaluation"]] == ["a"] * 4
+    assert len(splits["preferences"]) == 9
+
+
+def test_every_reason_is_counted(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [
+        *[row(n) for n in range(10)],
+        row(0),  # an exact duplicate
+        row(0, rejected="never"),  # another pair of the same prompt
+        {**row(20), "prompt": " \n"},
+        row(21, chosen=" "),
+        row(22, rejected=""),
+        row(23, chosen="same", rejected=" same\n"),
+        {"prompt": "no rejected", "chosen": "yes"},
+        {**row(24), "prompt": [{"role": "assistant", "content": "hi"}]},
+        # The template adds "<user>", "<end>" and "<assistant>": 3 tokens. 8 words are 11 tokens, 7 are 10.
+        {**row(25), "prompt": "a b c d e f g h"},
+        {**row(26), "prompt": "a b c d e f g"},
+        row(27, chosen="a b c d e f"),
+        row(28, rejected="a b c d e f"),
+        row(29, rejected="a b c d e"),
+    ]
+    data = settings(
+        "files",
+        save(tmp_path / "a.jsonl", rows),
+        splits=SMALL,
+        max_prompt_tokens=10,
+        max_reply_tokens=5,
+        max_dropped=6 / 23,
+    )
+    _, stats = prepare(data, 0, tokenizer)
+    assert stats["dropped"] == {
+        "exact_duplicate": 1,
+        "empty_prompt": 1,
+        "empty_reply": 2,
+        "chosen_equals_rejected": 1,
+        "missing_field": 1,
+        "no_user_turn": 1,
+        "prompt_too_long": 1,
+        "reply_too_long": 2,
+    }
+    assert (stats["rows_read"], stats["rows_kept"], stats["unique_prompts"]) == (23, 13, 12)
+    with pytest.raises(UserError, match=r"6 of 23 rows \(26\.1%\)"):
+        prepare(data.model_copy(update={"max_dropped": 6 / 23 - 0.001}), 0, tokenizer)
+
+
+def test_too_many_faulty_rows_are_an_error_with_examples(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [*[row(n) for n in range(20)], *[{"prompt": "x", "chosen": "y"}] * 4, row(30, chosen=""), row(31, "a", "a")]
+    path = save(tmp_path / "a.jsonl", rows)
+    with pytest.raises(UserError) as caught:
+        prepare(settings("files", path, splits=SMALL), 0, tokenizer)
+    message = str(caught.value)
+    assert "6 of 26 rows (23.1%) cannot be used, more than data.max_dropped (0.1)" in message
+    assert "chosen_equals_rejected 1, empty_reply 1, missing_field 4" in message
+    assert f"{path}:21: missing_field: rejected: is missing" in message
+    assert f"{path}:25: empty_reply" in message
+    assert message.count(f"{path}:") == 5
+
+
+def test_duplicates_and_long_rows_are_no_fault(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [row(n) for n in range(7)] * 5 + [row(50, chosen="long " * 600)] * 5
+    data = settings("files", save(tmp_path / "a.jsonl", rows), splits=SMALL, max_dropped=0)
+    assert prepare(data, 0, tokenizer)[1]["dropped"] == {"exact_duplicate": 32, "reply_too_long": 1}
+
+
+def test_splits_that_cannot_be_filled_are_an_error(tmp_path: Path, tokenizer: Any) -> None:
+    path = save(tmp_path / "a.jsonl", [row(n) for n in range(6)])
+    with pytest.raises(UserError) as caught:
+        prepare(settings("files", path, splits=SMALL), 0, tokenizer)
+    assert str(caught.value) == (
+        "there are 6 usable prompts, and data.splits asks for 7: sft 2, preferences 3, evaluation 2; "
+        "lower data.splits.preferences to 2"
+    )
+    with pytest.raises(UserError, match=r"asks for 75.*; lower them all$"):
+        prepare(settings("files", path), 0, tokenizer)
+    with pytest.raises(UserError, match=r"judge 40, evaluation 900; lower data\.splits\.evaluation to \d+$"):
+        prepare(settings(splits=Splits(sft=20, preferences=30, judge=40, evaluation=900)), 0, tokenizer)
+    with pytest.raises(UserError, match=r"raise the token limits, which dropped \d+ rows"):
+        prepare(settings(max_reply_tokens=10), 0, tokenizer)
+    with pytest.raises(UserError, match=r"data\.splits\.judge asks for 5000 prompts.*has \d+; lower"):
+        prepare(settings(splits=Splits(sft=1, preferences=1, judge=5000, evaluation=1)), 0, tokenizer)
+
+
+def test_exactly_enough_prompts_are_enough(tokenizer: Any) -> None:
+    rest = len(load_requests()) - 100
+    splits, _ = prepare(settings(splits=Splits(sft=30, preferences=rest, judge=40, evaluation=30)), 0, tokenizer)
+    assert len(set().union(*map(prompts, splits.values()))) == rest + 100
+
+
+def test_hh_transcripts_are_prepared_with_the_system_prompt(tmp_path: Path, tokenizer: Any) -> None:
+    ask = "\n\nHuman: Question {}?\n\nAssistant: Well.\n\nHuman: So?\n\nAssistant:"
+    rows = [{"chosen": ask.format(n) + " Yes.", "rejected": ask.format(n) + " No."} for n in range(10)]
+    rows.append({"chosen": ask.format(1) + " Yes.", "rejected": ask.format(2) + " No."})
+    data = settings("anthropic_hh", save(tmp_path / "a.jsonl", rows), splits=SMALL, system_prompt="")
+    splits, stats = prepare(data, 0, tokenizer)
+    assert [m.role for m in splits["sft"][0].prompt] == ["system", "user", "assistant", "user"]
+    assert stats["dropped"] == {"prompts_differ": 1}
+    assert stats["rows_with_merged_turns"] == 0
+    with pytest.raises(UserError, match=r"1 of 11 rows .*prompts_differ 1"):
+        prepare(data.model_copy(update={"max_dropped": 0.05}), 0, tokenizer)
+
+
+def test_mean_tokens_and_the_careful_share(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [row(n, chosen="one two", rejected="one") for n in range(6)] + [row(6, chosen="one two", rejected="a b c")]
+    one = SMALL.model_copy(update={"preferences": 3})
+    _, stats = prepare(settings("files", save(tmp_path / "a.jsonl", rows), splits=one), 0, tokenizer)
+    found = [stats["splits"][name]["mean_tokens"] for name in ("sft", "preferences", "evaluation")]
+    # "question 1" is two words, and the template adds three.
+    assert all((means["prompt"], means["chosen"]) == (5, 2) for means in found)
+    assert sum(means["rejected"] * n for means, n in zip(found, (2, 3, 2), strict=True)) == pytest.approx(9, abs=0.02)
+    assert "careful_share" not in stats["splits"]["sft"]
+    requests = load_requests()
+    everything = Splits(sft=1, preferences=len(requests) - 42, judge=40, evaluation=1)
+    splits, stats = prepare(settings(splits=everything), 0, tokenizer)
+    careful = {request.prompt for request in requests if request.careful}
+    asked = {pair.prompt[-1].content for pair in splits["judge"]}
+    assert stats["splits"]["judge"]["careful_share"] == round(len(asked & careful) / 40, 4)
+
+
+def test_a_template_that_refuses_system_messages_is_explained(tokenizer: Any) -> None:
+    class Strict:
+        chat_template = "x"
+
+        def apply_chat_template(self, messages: Any, **options: Any) -> str:
+            from jinja2 import TemplateError
+
+            raise TemplateError("System role not supported")
+
+    with pytest.raises(UserError, match=r"System role not supported.*data\.system_prompt to null"):
+        prepare(settings(system_prompt=""), 0, Strict())
+
+
+def test_write_and_read_back(tmp_path: Path, tokenizer: Any) -> None:
+    splits, stats = prepare(settings(system_prompt=""), 0, tokenizer)
+    write(tmp_path / "new" / "folder", splits, stats)
+    folder = tmp_path / "new" / "folder"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [*(f"{name}.jsonl" for name in SPLITS), "stats.json"]
+    )
+    assert {name: read_pairs(folder / f"{name}.jsonl") for name in SPLITS} == splits
+    text = (folder / "stats.json").read_text(encoding="utf-8")
+    assert json.loads(text) == stats
+    assert text == json.dumps(stats, indent=2, sort_keys=True) + "\n"
+
+
+def test_line_separators_inside_a_text_survive_the_files(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [row(n, chosen="one\u2028two\x85three\r\nfour") for n in range(7)]
+    splits, stats = prepare(settings("files", save(tmp_path / "a.jsonl", rows), splits=SMALL), 0, tokenizer)
+    write(tmp_path, splits, stats)
+    assert [pair.chosen for pair in read_pairs(tmp_path / "sft.jsonl")] == ["one\u2028two\x85three\r\nfour"] * 2
+
+
+def test_interleaving_keeps_every_pair_of_uneven_groups() -> None:
+    def pairs(name: str, count: int) -> list[Pair]:
+        prompt = [Message(role="user", content=name)]
+        return [Pair(prompt=prompt, chosen=str(n), rejected="x") for n in range(count)]
+
+    groups = [(name, pairs(name, count)) for name, count in (("a", 3), ("b", 1), ("c", 2))]
+    result = interleave(groups, 0)
+    assert [pair.prompt[0].content for pair in result] == ["a", "b", "c", "a", "c", "a"]
+    assert {(pair.prompt[0].content, pair.chosen) for pair in result} == {
+        ("a", "0"), ("a", "1"), ("a", "2"), ("b", "0"), ("c", "0"), ("c", "1"),
+    }  # fmt: skip
