@@ -1,4 +1,4 @@
-"""Stage `generate@METHOD` (and `generate_sft`): replies to the evaluation prompts, each with its KL to the SFT model."""
+"""Stage `generate@METHOD` (and `generate_sft`): replies to the evaluation prompts, each with its KL to the SFT."""
 
 from tr_align.runtime import prepare_process
 

@@ -216,7 +216,9 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(f"{path}: there is no such file. Start from one in presets/, e.g. cp presets/embedded.yaml {path}")
+        raise UserError(
+            f"{path}: there is no such file. Start from one in presets/, e.g. cp presets/embedded.yaml {path}"
+        )
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

@@ -57,7 +57,9 @@ def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
 
 
 @torch.no_grad()
-def sample(model: Any, tokenizer: Any, prompts: Sequence[list[Message]], settings: Generate, seed: int) -> list[list[int]]:
+def sample(
+    model: Any, tokenizer: Any, prompts: Sequence[list[Message]], settings: Generate, seed: int
+) -> list[list[int]]:
     """One reply to each prompt, as token ids; the stop token is included where the reply ended by itself.
 
     The prompts form one batch: the caller cuts them into batches of `settings.batch_size`.

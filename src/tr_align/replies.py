@@ -43,10 +43,14 @@ def generate_replies(
     rows = read_rows(done)
     write_rows(done, rows)  # without a torn last line, so that appending is safe
     finished = {(row["step"], row["prompt_id"]) for row in rows}
-    batches = [(step, folder, batch) for step, folder in points
-               for batch in _batches(pairs, step, points[-1][0], settings)]
-    todo = [(step, folder, batch) for step, folder, batch in batches
-            if any((step, pair.prompt_id) not in finished for pair in batch)]
+    batches = [
+        (step, folder, batch) for step, folder in points for batch in _batches(pairs, step, points[-1][0], settings)
+    ]
+    todo = [
+        (step, folder, batch)
+        for step, folder, batch in batches
+        if any((step, pair.prompt_id) not in finished for pair in batch)
+    ]
     where = device()
     dtype = torch.bfloat16 if has_bf16() else torch.float32
     sft_model = models.load_model(str(sft), dtype).to(where).eval()

@@ -47,7 +47,9 @@ def score(replies: Sequence[Row], judgements: Sequence[Row], resamples: int, see
     missing = sum(value is None for row in trained for value in ratings[last["step"], row["prompt_id"]].values())
     for against in ("sft", "base"):
         outcomes = _outcomes(trained, judgements, against)
-        rate, interval = _summary(f"win_rate_vs_{against}", outcomes, resamples, seed) if len(outcomes) else (None, None)
+        rate, interval = (
+            _summary(f"win_rate_vs_{against}", outcomes, resamples, seed) if len(outcomes) else (None, None)
+        )
         final |= {f"win_rate_vs_{against}": rate, f"win_rate_vs_{against}_ci": interval}
         missing += int(np.isnan(outcomes).sum())
     final |= {
@@ -76,7 +78,9 @@ def _outcomes(trained: Sequence[Row], judgements: Sequence[Row], against: str) -
     }
     if not verdicts:
         return np.array([])
-    return np.array([outcome(verdicts[row["prompt_id"], "first"], verdicts[row["prompt_id"], "second"]) for row in trained])
+    return np.array(
+        [outcome(verdicts[row["prompt_id"], "first"], verdicts[row["prompt_id"], "second"]) for row in trained]
+    )
 
 
 def _summary(name: str, values: Array, resamples: int, seed: int) -> tuple[float, list[float]]:

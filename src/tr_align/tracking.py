@@ -80,7 +80,7 @@ def dvc_tags() -> dict[str, str]:
 
 
 class Tracker:
-    """MLflow's store of this repository: `mlflow.db` and `mlartifacts/` at its root, also from DVC's temporary copies."""
+    """MLflow's store, `mlflow.db` and `mlartifacts/` at the repository's root, also from DVC's temporary copies."""
 
     def __init__(self, experiment: str) -> None:
         from mlflow import MlflowClient
@@ -226,7 +226,9 @@ def publish(
             numbers = {k: v for k, v in final[name].items() if isinstance(v, (int, float)) and k not in curve[-1]}
             tracker.log(run_id, [{**numbers, "step": curve[-1]["step"]}])
         tracker.finish(run_id)
-    comparison = tracker.create("comparison", "comparison", {"data": params.data.source, "model": params.model.name}, tags)
+    comparison = tracker.create(
+        "comparison", "comparison", {"data": params.data.source, "model": params.model.name}, tags
+    )
     for path in artifacts:
         tracker.client.log_artifact(comparison, str(path))
     tracker.finish(comparison)

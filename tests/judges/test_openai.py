@@ -385,7 +385,7 @@ def test_a_server_that_is_no_chat_endpoint_is_an_error_and_nothing_is_kept(
     stub: Stub, tmp_path: Path, body: Any
 ) -> None:
     stub.say = lambda question: (200, body)
-    with pytest.raises(UserError, match="not a chat completion.*judge.openai.base_url"):
+    with pytest.raises(UserError, match=r"not a chat completion.*judge\.openai\.base_url"):
         make(stub, tmp_path).rate([reply("one")])
     assert not (tmp_path / "answers.jsonl").exists()
 

@@ -86,7 +86,12 @@ class Log(TrainerCallback):
     """Writes one row an optimizer step to a JSON Lines file, passes it on, and shows a progress bar."""
 
     def __init__(
-        self, path: Path, names: tuple[str, ...], update: ReferenceUpdate, title: str, publish: Callable[[dict[str, float]], None]
+        self,
+        path: Path,
+        names: tuple[str, ...],
+        update: ReferenceUpdate,
+        title: str,
+        publish: Callable[[dict[str, float]], None],
     ) -> None:
         self.path = path
         self.names = names

@@ -59,14 +59,19 @@ class _Core:
                 return completion_logps(plain, ids, attention, completion)
         # On a GPU TRL's fused head does the same, and wrapped models have to be called as a whole.
         labels = ids.masked_fill(completion == 0, -100)
-        outputs = model(
-            input_ids=ids, attention_mask=attention, use_cache=False, labels=labels, fused_lm_head=True
-        )
+        outputs = model(input_ids=ids, attention_mask=attention, use_cache=False, labels=labels, fused_lm_head=True)
         logps: Tensor = outputs.log_probs.sum(1)
         return logps
 
-    def _record(self, model: Any, chosen: Tensor, rejected: Tensor, chosen_rewards: Tensor, rejected_rewards: Tensor,
-                accuracy: Tensor) -> None:
+    def _record(
+        self,
+        model: Any,
+        chosen: Tensor,
+        rejected: Tensor,
+        chosen_rewards: Tensor,
+        rejected_rewards: Tensor,
+        accuracy: Tensor,
+    ) -> None:
         metrics = self._metrics["train" if model.training else "eval"]
         for name, value in (
             ("logps_chosen", chosen.mean()),
@@ -91,13 +96,14 @@ class PairedTrainer(_Core, DPOTrainer):
         logps = self._logps(model, inputs)
         with torch.no_grad():
             ref_logps = self._logps(self.ref_model, inputs)
+        sums = logps.detach().chunk(2)
         if self.length_average:
             lengths = inputs["completion_mask"].sum(1)
             logps, ref_logps = logps / lengths, ref_logps / lengths
         # TRL's collator puts the chosen replies of the batch first, then the rejected ones.
         (chosen, rejected), (ref_chosen, ref_rejected) = logps.chunk(2), ref_logps.chunk(2)
-        rewards = [self.beta * (chosen - ref_chosen).detach(), self.beta * (rejected - ref_rejected).detach()]
-        self._record(model, chosen, rejected, *rewards, accuracy=rewards[0] > rewards[1])
+        good, bad = self.beta * (chosen - ref_chosen).detach(), self.beta * (rejected - ref_rejected).detach()
+        self._record(model, *sums, good, bad, accuracy=good > bad)
         return self.pair_loss(chosen, rejected, ref_chosen, ref_rejected, self.beta).mean()
 
 

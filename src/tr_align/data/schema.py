@@ -54,7 +54,9 @@ def read_pairs(path: str | Path) -> list[Pair]:
     if not path.exists():
         raise UserError(f"{path}: there is no such file; run `dvc repro prepare` first")
     pairs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):  # not splitlines: U+2028 may be text
+    for number, line in enumerate(
+        path.read_text(encoding="utf-8").split("\n"), 1
+    ):  # not splitlines: U+2028 may be text
         if not line:
             continue
         try:
