@@ -9,6 +9,7 @@ prepare_process()
 
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
 
 from tr_align import scratch  # noqa: E402
 from tr_align.config import load_params  # noqa: E402
@@ -20,7 +21,7 @@ def main() -> None:
     params = load_params()
     from tr_align.judging import judge_replies, load_judge
 
-    def replies(method: str) -> list[dict[str, object]]:
+    def replies(method: str) -> list[dict[str, Any]]:
         return scratch.read_rows(f"generations/{method}.jsonl")
 
     opponents = {}

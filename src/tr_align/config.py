@@ -239,7 +239,7 @@ def _explain(error: Any) -> str:
         return f"{key}: unknown key{_closest(str(location[-1]), _fields_at(location[:-1]))}"
     if error["type"] == "missing":
         return f"{key}: is missing; presets/embedded.yaml shows it with its default"
-    message = error["msg"].removeprefix("Value error, ")
+    message = str(error["msg"]).removeprefix("Value error, ")
     if not key:
         return message
     return f"{key}: {message[0].lower()}{message[1:]} (it is {error['input']!r})"
@@ -252,7 +252,8 @@ def _fields_at(location: tuple[Any, ...]) -> list[str]:
         if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
             return list(Method.model_fields)
         model = field.annotation
-    return list(model.model_fields)
+    fields: list[str] = list(model.model_fields)
+    return fields
 
 
 def _closest(name: str, candidates: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def load_judge(settings: JudgeSettings, folder: Path, answers: Path) -> Judge:
     return probe.load(folder, settings.probe)
 
 
-def judge_replies(judge: Judge, replies: Sequence[Row], opponents: dict[str, Sequence[Row]]) -> list[Row]:
+def judge_replies(judge: Judge, replies: Sequence[Row], opponents: Mapping[str, Sequence[Row]]) -> list[Row]:
     """Rate every reply, and let the trained model's replies meet the opponents' in both orders.
 
     Args:

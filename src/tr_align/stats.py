@@ -19,7 +19,8 @@ def bootstrap_means(values: Array, resamples: int, seed: int) -> Array:
     drawn = values[rows]
     counts = (~np.isnan(drawn)).sum(1)
     # A resample that drew only missing values has no mean; percentiles below leave it out.
-    return np.divide(np.nansum(drawn, axis=1), counts, out=np.full(resamples, np.nan), where=counts > 0)
+    means: Array = np.divide(np.nansum(drawn, axis=1), counts, out=np.full(resamples, np.nan), where=counts > 0)
+    return means
 
 
 def mean_ci(values: Array, resamples: int, seed: int, level: float = 0.95) -> tuple[float, list[float]]:

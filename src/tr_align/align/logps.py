@@ -77,7 +77,7 @@ def completion_logps(model: Any, input_ids: Tensor, attention_mask: Tensor, comp
     """
     lengths = attention_mask.sum(1)
     states, labels, owners = [], [], []
-    for rows in lengths.argsort().split(GROUP):
+    for rows in torch.split(lengths.argsort(), GROUP):
         width = int(lengths[rows].max())
         hidden = model.base_model(input_ids=input_ids[rows, :width], use_cache=False).last_hidden_state
         # The state at position t predicts token t + 1.

@@ -96,14 +96,14 @@ class PairedTrainer(_Core, DPOTrainer):
         logps = self._logps(model, inputs)
         with torch.no_grad():
             ref_logps = self._logps(self.ref_model, inputs)
-        sums = logps.detach().chunk(2)
+        sum_chosen, sum_rejected = logps.detach().chunk(2)
         if self.length_average:
             lengths = inputs["completion_mask"].sum(1)
             logps, ref_logps = logps / lengths, ref_logps / lengths
         # TRL's collator puts the chosen replies of the batch first, then the rejected ones.
         (chosen, rejected), (ref_chosen, ref_rejected) = logps.chunk(2), ref_logps.chunk(2)
         good, bad = self.beta * (chosen - ref_chosen).detach(), self.beta * (rejected - ref_rejected).detach()
-        self._record(model, *sums, good, bad, accuracy=good > bad)
+        self._record(model, sum_chosen, sum_rejected, good, bad, accuracy=good > bad)
         return self.pair_loss(chosen, rejected, ref_chosen, ref_rejected, self.beta).mean()
 
 
