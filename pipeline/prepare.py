@@ -1,4 +1,4 @@
-"""Stage `prepare`: read the data, check it, split it by prompt. Everything that can be wrong is found here."""
+"""Stage `prepare`: read the data, check it, split it by prompt. What can be wrong is found here, before training."""
 
 from tr_align.runtime import prepare_process
 
@@ -12,15 +12,12 @@ from tr_align.progress import run_stage  # noqa: E402
 
 def main() -> None:
     params = load_params()
-    from tr_align import models, scratch
+    from tr_align import models, preflight, scratch
     from tr_align.data import prepare
 
-    if params.judge.name == "openai":
-        from tr_align.judges.openai import OpenAIJudge
-
-        OpenAIJudge(params.judge.openai, scratch.folder("check", {}, []) / "answers.jsonl").check()
-    models.check(params.model.name)
+    preflight.check_settings(params, scratch.folder("preflight", {}, []) / "answers.jsonl")
     splits, stats = prepare.prepare(params.data, params.seed, models.load_tokenizer(params.model.name))
+    preflight.check_splits(params, splits)
     prepare.write(Path("data/prepared"), splits, stats)
 
 

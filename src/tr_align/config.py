@@ -189,6 +189,20 @@ class Params(Strict):
                 raise ValueError(f"methods.{name}: is compared with {expected.base}, which is missing; add it")
         return self
 
+    @model_validator(mode="after")
+    def _references_move(self) -> Params:
+        for name, method in self.methods.items():
+            if method.update == "none":
+                continue
+            key = "every" if method.update == "soft" else "tau"
+            interval = getattr(self.ref_update, key)
+            if interval >= self.align.steps:
+                raise ValueError(
+                    f"ref_update.{key}: is {interval}, but align.steps is {self.align.steps}: the reference of {name} "
+                    "would never move before the last step; lower the one or raise the other"
+                )
+        return self
+
 
 def _methods() -> dict[str, Method]:
     knobs = {"soft": ("ref_update.alpha", "ref_update.every"), "hard": ("ref_update.tau", "ref_update.tau")}

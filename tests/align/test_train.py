@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from tr_align.align.resume import COMPLETE, last_checkpoint, snapshot_name
 from tr_align.align.train import reference_rule, train_method
 from tr_align.data.schema import Pair
-from tr_align.errors import UserError
 
 from .conftest import settings
 
@@ -69,8 +68,3 @@ def test_the_rules_of_the_nine_methods() -> None:
     assert reference_rule(params, "dpo") == (1, None)
     assert reference_rule(params, "tr_ipo_soft") == (7, 0.4)
     assert reference_rule(params, "tr_kto_hard") == (9, 1.0)
-
-
-def test_an_interval_as_long_as_the_run_is_refused(sft: Path, pairs: list[Pair], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"ref_update\.tau: is 5, but align\.steps is 5"):
-        train_method("tr_dpo_hard", settings(align_steps=5, ref_update_tau=5), sft, pairs, tmp_path / "x")

@@ -16,7 +16,6 @@ from tr_align.align.resume import Checkpoints, Log, Snapshots, last_checkpoint
 from tr_align.align.trainers import LOGGED, make_trainer
 from tr_align.config import Params
 from tr_align.data.schema import Pair
-from tr_align.errors import UserError
 
 TRAIN_LOG = "train.jsonl"
 
@@ -58,16 +57,10 @@ def train_method(
         folder: scratch folder of these settings and inputs; what an earlier, killed run left there is used.
         publish: called with each step's row of the log.
     Raises:
-        UserError: the settings and the data do not fit together (see `make_trainer`).
+        UserError: there are fewer pairs than one batch (see `make_trainer`).
     """
     method = params.methods[name]
     interval, alpha = reference_rule(params, name)
-    if alpha is not None and interval >= params.align.steps:
-        knob = "ref_update.every" if method.update == "soft" else "ref_update.tau"
-        raise UserError(
-            f"{knob}: is {interval}, but align.steps is {params.align.steps}: the reference of {name} would never "
-            "move before the last step; lower the one or raise the other"
-        )
     tokenizer = models.load_tokenizer(str(sft))
     policy, reference = models.load_model(str(sft)), models.load_model(str(sft))
     update = ReferenceUpdate(reference.requires_grad_(False), interval, alpha)
