@@ -12,11 +12,28 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from tr_align import models
+from tr_align.align.logps import completion_logps, plain_head
 from tr_align.config import Params
 from tr_align.data.schema import Pair
 from tr_align.errors import UserError
 from tr_align.runtime import has_bf16
 from tr_align.scratch import write_rows
+
+
+class _Trainer(SFTTrainer):
+    """TRL's trainer; on a CPU the loss, the same, is computed from reply positions alone (see `align/logps.py`)."""
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        plain = self.accelerator.unwrap_model(model)
+        if inputs["input_ids"].device.type != "cpu" or self.accelerator.num_processes > 1 or not plain_head(plain):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        reply = inputs["labels"] != -100
+        with self.accelerator.autocast():
+            logps = completion_logps(plain, inputs["input_ids"], inputs["attention_mask"], reply)
+        # Every reply token weighs the same, also across the micro-batches of an optimizer step.
+        return -logps.sum() / (reply[:, 1:].sum() if num_items_in_batch is None else num_items_in_batch)
 
 
 class _Progress(TrainerCallback):
@@ -65,7 +82,7 @@ def fine_tune(params: Params, pairs: list[Pair], folder: Path, log: Path, scratc
     model = models.load_model(params.model.name)
     cpu = not torch.cuda.is_available()
     progress = _Progress()
-    trainer = SFTTrainer(
+    trainer = _Trainer(
         model=model,
         args=SFTConfig(
             output_dir=str(scratch),
