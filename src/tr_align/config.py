@@ -260,14 +260,15 @@ def _explain(error: Any) -> str:
 
 
 def _fields_at(location: tuple[Any, ...]) -> list[str]:
-    model: Any = Params
+    """The keys that are known at a place of the file."""
+    model: type[BaseModel] = Params
     for part in location:
-        field = model.model_fields.get(part) if isinstance(model, type) else None
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return list(Method.model_fields)
-        model = field.annotation
-    fields: list[str] = list(model.model_fields)
-    return fields
+        field = model.model_fields.get(str(part))
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return list(Method.model_fields)  # the entries of `methods` are the only ones with free names
+        model = annotation
+    return list(model.model_fields)
 
 
 def _closest(name: str, candidates: Any) -> str:

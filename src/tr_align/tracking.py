@@ -19,9 +19,12 @@ from filelock import FileLock
 
 from tr_align import scratch
 from tr_align.config import Params
+from tr_align.runtime import disable_telemetry
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+disable_telemetry()  # MLflow looks once, when it is imported
 
 FLUSH_SECONDS = 5.0
 
@@ -86,9 +89,10 @@ class Tracker:
         from mlflow import MlflowClient
 
         root = scratch.root().resolve()
-        self.client: MlflowClient = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
-        # Two processes that open a new database at once break it, and artifacts do not follow the database.
+        # The first client of a new database fills it; two that do so at once break it.
         with FileLock(root / ".scratch" / "mlflow.lock"):
+            self.client: MlflowClient = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+            # Without a location, artifacts would go to the folder the process happens to run in.
             found = self.client.get_experiment_by_name(experiment)
             self.experiment = (
                 found.experiment_id
@@ -164,8 +168,11 @@ class LiveRun:
 
     def finish(self) -> None:
         self._send()
-        if self.tracker is not None:
-            self.tracker.finish(self.run_id)
+        try:
+            if self.tracker is not None:
+                self.tracker.finish(self.run_id)
+        except Exception as error:  # as above
+            self._give_up(error)
 
     def _send(self) -> None:
         try:
@@ -205,6 +212,9 @@ def publish(
 ) -> None:
     """Bring MLflow up to the files: each method's curve and scores, and a run `comparison` with figure and table.
 
+    What a run has already is not sent again. A run whose scores differ from the files' (say, by another judge)
+    stays as it is, marked as superseded, and a new one takes its place.
+
     Args:
         training: rows of the training log by method. curves: rows with step, kl and hc by method.
         final: the numbers of the trained model by method. artifacts: files of the comparison.
@@ -212,23 +222,45 @@ def publish(
     tracker = Tracker(params.mlflow.experiment)
     for name, curve in curves.items():
         key = run_key(name, params)
+        numbers = {k: v for k, v in final[name].items() if k not in curve[-1]}
+        scores = _by_metric([*curve, {**numbers, "step": curve[-1]["step"]}])
         run = tracker.find(key)
-        known = tracker.history(run.info.run_id, "kl") if run else {}
-        told = {int(row["step"]): float(row["kl"]) for row in curve}
-        if run is None or (known and known != told):
+        known = {metric: tracker.history(run.info.run_id, metric) for metric in scores} if run else {}
+        if run is None or any(known[metric].items() - points.items() for metric, points in scores.items()):
             run_id = tracker.create(key, run_name(name, params), settings(name, params), {**tags, "restored": "yes"})
-            tracker.log(run_id, training.get(name, []))
-            known = {}
+            known, finished = {}, False
         else:
-            run_id = run.info.run_id
-        if not known:
-            tracker.log(run_id, curve)
-            numbers = {k: v for k, v in final[name].items() if isinstance(v, (int, float)) and k not in curve[-1]}
-            tracker.log(run_id, [{**numbers, "step": curve[-1]["step"]}])
-        tracker.finish(run_id)
+            run_id, finished = run.info.run_id, run.info.status == "FINISHED"
+        log = _by_metric(training.get(name, []))
+        known |= {metric: tracker.history(run_id, metric) for metric in log}
+        tracker.log(run_id, _missing(log | scores, known))
+        if not finished:  # finishing it once more would move its end to now
+            tracker.finish(run_id)
     comparison = tracker.create(
         "comparison", "comparison", {"data": params.data.source, "model": params.model.name}, tags
     )
     for path in artifacts:
         tracker.client.log_artifact(comparison, str(path))
     tracker.finish(comparison)
+
+
+def _by_metric(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[int, float]]:
+    """The numbers of rows by metric and step."""
+    result: dict[str, dict[int, float]] = {}
+    for row in rows:
+        for metric, value in row.items():
+            if metric != "step" and isinstance(value, (int, float)):
+                result.setdefault(metric, {})[int(row["step"])] = float(value)
+    return result
+
+
+def _missing(
+    wanted: Mapping[str, Mapping[int, float]], known: Mapping[str, Mapping[int, float]]
+) -> list[dict[str, float]]:
+    """Rows of the numbers whose steps are not known yet."""
+    return [
+        {"step": step, metric: value}
+        for metric, points in wanted.items()
+        for step, value in points.items()
+        if step not in known.get(metric, {})
+    ]
