@@ -36,8 +36,8 @@ def prepare_process() -> None:
 
 def disable_telemetry() -> None:
     """Keep Hugging Face's and MLflow's libraries from reporting their use; call it before they are imported."""
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
 def device() -> torch.device:

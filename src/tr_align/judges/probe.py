@@ -7,8 +7,7 @@ held-out accuracy, which `fit` measures and every report prints.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ MAX_REPLY_TOKENS = 256
 
 
 class Features:
-    """Mean over a reply's tokens of a frozen model's hidden states after its first `layer` blocks."""
+    """Mean over a reply's tokens of a frozen model's normalised hidden states after its first `layer` blocks."""
 
     def __init__(self, model: Any, tokenizer: Any, layer: int, batch_size: int) -> None:
         blocks = model.base_model.layers
@@ -67,10 +66,9 @@ class Features:
                 [prompts[i] for i in rows], [texts[i] for i in rows], self.tokenizer.pad_token_id
             )
             where = self.model.device
-            with _without_norm(self.model.base_model):
-                states = self.model.base_model(
-                    input_ids=ids.to(where), attention_mask=attention.to(where), use_cache=False
-                ).last_hidden_state.float()
+            states = self.model.base_model(
+                input_ids=ids.to(where), attention_mask=attention.to(where), use_cache=False
+            ).last_hidden_state.float()
             mask = reply.to(where)[..., None].float()
             means = ((states * mask).sum(1) / mask.sum(1)).cpu().numpy()
             for i, mean in zip(rows, means, strict=True):
@@ -80,16 +78,6 @@ class Features:
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids[:MAX_REPLY_TOKENS]
-
-
-@contextmanager
-def _without_norm(body: Any) -> Iterator[None]:
-    """The final norm belongs to the states after the last block; before it, it took a tenth of the accuracy."""
-    norm, body.norm = body.norm, torch.nn.Identity()
-    try:
-        yield
-    finally:
-        body.norm = norm
 
 
 @dataclass(frozen=True)
