@@ -17,8 +17,8 @@ def prepare_process() -> None:
     """Settings that only count before torch allocates: call it first in a stage.
 
     On a CPU, glibc hands every large block back to the system when a step frees it and takes it again,
-    zeroed page by page, a moment later; keeping it made a training step about 1.6 times faster here
-    (benchmarks/README.md). Telemetry of the libraries is switched off.
+    zeroed page by page, a moment later; keeping it saves that work in every step
+    (measured by benchmarks/allocator.py). Telemetry of the libraries is switched off.
     """
     disable_telemetry()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
