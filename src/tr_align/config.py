@@ -11,22 +11,34 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tr_align.errors import UserError
 
 Loss = Literal["dpo", "ipo", "kto"]
 Update = Literal["none", "soft", "hard"]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
+
+
+def _not_a_switch(value: Any) -> Any:
+    """pydantic reads `true` as 1; text stays allowed, for YAML reads `1e-4` as text."""
+    if isinstance(value, bool):
+        raise ValueError("has to be a number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_not_a_switch)]
+Real = Annotated[float, BeforeValidator(_not_a_switch)]
+Natural = Annotated[Whole, Field(ge=0)]
+Count = Annotated[Whole, Field(ge=1)]
+Fraction = Annotated[Real, Field(gt=0, le=1)]
+Positive = Annotated[Real, Field(gt=0)]
 
 AXES = ("coherence", "correctness", "helpfulness", "harmlessness", "detail")
 """The five human-centric (HC) axes of arXiv 2404.09656 v1; `detail` is its "level of detail"."""
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Splits(Strict):
@@ -34,7 +46,7 @@ class Splits(Strict):
 
     sft: Count
     preferences: Count
-    judge: Annotated[int, Field(ge=0)]
+    judge: Natural
     evaluation: Count
 
 
@@ -45,7 +57,7 @@ class Data(Strict):
     splits: Splits
     max_prompt_tokens: Count
     max_reply_tokens: Count
-    max_dropped: Annotated[float, Field(ge=0, le=1)]
+    max_dropped: Annotated[Real, Field(ge=0, le=1)]
 
 
 class Model(Strict):
@@ -56,7 +68,7 @@ class Sft(Strict):
     steps: Count
     batch_size: Count
     learning_rate: Positive
-    warmup_steps: Annotated[int, Field(ge=0)]
+    warmup_steps: Natural
 
 
 class Method(Strict):
@@ -74,7 +86,7 @@ class Align(Strict):
     batch_size: Count
     gradient_accumulation: Count
     learning_rate: Positive
-    warmup_steps: Annotated[int, Field(ge=0)]
+    warmup_steps: Natural
     max_grad_norm: Positive
     gradient_checkpointing: bool
     evaluate_at: Annotated[list[Fraction], Field(min_length=1)]
@@ -106,7 +118,7 @@ class Beta(Strict):
 
 
 class Dpo(Strict):
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)]
+    label_smoothing: Annotated[Real, Field(ge=0, lt=0.5)]
 
 
 class Ipo(Strict):
@@ -129,7 +141,7 @@ class Generate(Strict):
 class Probe(Strict):
     model: str
     layer: Count
-    held_out: Annotated[float, Field(gt=0, lt=1)]
+    held_out: Annotated[Real, Field(gt=0, lt=1)]
     regularisation: Positive
     batch_size: Count
 
@@ -139,7 +151,7 @@ class OpenAIJudge(Strict):
     base_url: str | None = None
     api_key_env: str = "OPENAI_API_KEY"
     timeout_seconds: Positive = 60.0
-    max_retries: Annotated[int, Field(ge=0)] = 5
+    max_retries: Natural = 5
 
 
 class Judge(Strict):
@@ -149,7 +161,7 @@ class Judge(Strict):
 
 
 class Score(Strict):
-    bootstrap: Annotated[int, Field(ge=100)]
+    bootstrap: Annotated[Whole, Field(ge=100)]
 
 
 class Mlflow(Strict):
@@ -159,7 +171,7 @@ class Mlflow(Strict):
 class Params(Strict):
     """The whole of `params.yaml`."""
 
-    seed: Annotated[int, Field(ge=0)]
+    seed: Natural
     data: Data
     model: Model
     sft: Sft
@@ -225,7 +237,7 @@ def load_params(path: str | Path = "params.yaml") -> Params:
     """Read and validate a params file.
 
     Raises:
-        UserError: the file is missing, is not YAML, has an unknown key, or has a value outside its range;
+        UserError: the file is missing or unreadable, is not YAML, has an unknown key, or has a value outside its range;
             the message names the file, the key and the way out.
     """
     path = Path(path)
@@ -235,6 +247,8 @@ def load_params(path: str | Path = "params.yaml") -> Params:
         )
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a UTF-8 text file: {error}") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
@@ -253,6 +267,8 @@ def _explain(error: Any) -> str:
         return f"{key}: unknown key{_closest(str(location[-1]), _fields_at(location[:-1]))}"
     if error["type"] == "missing":
         return f"{key}: is missing; presets/embedded.yaml shows it with its default"
+    if error["type"] in ("model_type", "dict_type"):
+        return f"{key}: has to be a mapping of settings (it is {error['input']!r}); see presets/embedded.yaml"
     message = str(error["msg"]).removeprefix("Value error, ")
     if not key:
         return message

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from tr_align.config import Generate
 from tr_align.data.schema import Message, prompt_id
@@ -74,15 +80,21 @@ def sample(
     if settings.temperature != 1:
         processors.insert(0, TemperatureLogitsWarper(settings.temperature))
     stops = stop_tokens(model, tokenizer)
-    output = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        do_sample=False,
-        max_new_tokens=settings.max_new_tokens,
-        logits_processor=LogitsProcessorList(processors),
-        eos_token_id=stops,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    shipped, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        # A model's own generation settings (Qwen's repetition_penalty, say) would make it another policy than
+        # the one that was trained and whose KL is measured.
+        output = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            do_sample=False,
+            max_new_tokens=settings.max_new_tokens,
+            logits_processor=LogitsProcessorList(processors),
+            eos_token_id=stops,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    finally:
+        model.generation_config = shipped
     return [_until_stop(row, stops) for row in output[:, width:].tolist()]
 
 

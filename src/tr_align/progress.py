@@ -56,8 +56,8 @@ def heading(stage: str) -> str:
         return f"── {stage}"
     done = _durations(_session_file())
     left = [other for other in planned if other not in done]
-    # This session's pace, against what was expected of the stages it has finished.
-    expected = sum(_expected(other) for other in done)
+    # This session's pace, against what was expected of the stages it has finished before they ran.
+    expected = sum(_durations(_expectations_file()).values())
     pace = sum(done.values()) / expected if expected else 1.0
     minutes = pace * sum(_expected(other) for other in left) / 60
     return f"── [{len(planned) - len(left) + 1} of {len(planned)}] {stage}, about {max(1, round(minutes))} min left"
@@ -65,7 +65,8 @@ def heading(stage: str) -> str:
 
 def start_session() -> None:
     """Forget which stages an earlier `make repro` finished."""
-    _session_file().unlink(missing_ok=True)
+    for file in (_session_file(), _expectations_file()):
+        file.unlink(missing_ok=True)
 
 
 def _expected(stage: str) -> float:
@@ -73,9 +74,11 @@ def _expected(stage: str) -> float:
 
 
 def _remember(stage: str, seconds: float) -> None:
-    for file in (_session_file(), _history_file()):
+    # The expectation first: the history is what it comes from.
+    expected = _expected(stage)
+    for file, value in ((_expectations_file(), expected), (_session_file(), seconds), (_history_file(), seconds)):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, json.dumps(_durations(file) | {stage: round(seconds, 1)}))
+        write_atomically(file, json.dumps(_durations(file) | {stage: round(value, 1)}))
 
 
 def _durations(file: Path) -> dict[str, float]:
@@ -88,6 +91,10 @@ def _durations(file: Path) -> dict[str, float]:
 
 def _session_file() -> Path:
     return root() / ".scratch" / "session.json"
+
+
+def _expectations_file() -> Path:
+    return root() / ".scratch" / "expected.json"
 
 
 def _history_file() -> Path:

@@ -25,8 +25,8 @@ def score(replies: Sequence[Row], judgements: Sequence[Row], resamples: int, see
         resamples: bootstrap resamples of the prompts behind each 95 % interval.
     Returns:
         `curve`: per step kl, hc and the axes, each with `_lo` and `_hi`, and n_prompts; `final`: the trained
-        model's kl, log_ratio, hc, axes and win rates, each with `_ci`, n_prompts, n_missing (ratings and
-        verdicts the judge's answer could not be read for), reply_tokens and step. KL in nats per reply.
+        model's kl, log_ratio, hc, axes and win rates, each with `_ci`, n_prompts, n_missing (its axis ratings
+        and duel outcomes for which the judge's answer could not be read), reply_tokens and step. KL in nats per reply.
     Raises:
         UserError: the judge gave no readable answer at all.
     """

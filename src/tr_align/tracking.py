@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sqlite3
 import sys
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,10 +91,14 @@ class Tracker:
         from mlflow import MlflowClient
 
         root = scratch.root().resolve()
+        database = root / "mlflow.db"
         # The first client of a new database fills it; two that do so at once break it.
         with FileLock(root / ".scratch" / "mlflow.lock"):
-            self.client: MlflowClient = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
-            # Without a location, artifacts would go to the folder the process happens to run in.
+            # MLflow would try for a minute and a half to open a file that is no database or cannot be written.
+            with closing(sqlite3.connect(database, timeout=60)) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+            self.client: MlflowClient = MlflowClient(f"sqlite:///{database}")
+            # The location is said because artifacts would go to the folder that the process happens to run in.
             found = self.client.get_experiment_by_name(experiment)
             self.experiment = (
                 found.experiment_id

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from tr_align.align.logps import plain_head
 
 CHUNK = 256
 """Positions compared at a time: two float32 blocks of 256 x vocabulary."""
@@ -38,18 +41,25 @@ def reply_kl(
     Returns: two tensors of shape (B,), in nats per reply (sequence sums, not means).
     """
     mask = completion_mask[:, 1:].bool()
-    states = [
-        model.base_model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-        for model in (policy, sft)
-    ]
-    policy_states, sft_states = (hidden[:, :-1][mask] for hidden in states)
+    (policy_states, policy_head), (sft_states, sft_head) = (
+        _states_and_head(model, input_ids, attention_mask, mask) for model in (policy, sft)
+    )
     tokens = input_ids[:, 1:][mask]
     kl = torch.empty(len(tokens), device=input_ids.device)
     ratio = torch.empty_like(kl)
     for start in range(0, len(tokens), CHUNK):
         rows = slice(start, start + CHUNK)
-        # The model's own head, so that a bias is part of it.
-        logits = policy.get_output_embeddings()(policy_states[rows]), sft.get_output_embeddings()(sft_states[rows])
-        kl[rows], ratio[rows] = token_kl(*logits, tokens[rows])
+        kl[rows], ratio[rows] = token_kl(policy_head(policy_states[rows]), sft_head(sft_states[rows]), tokens[rows])
     zeros = kl.new_zeros(mask.shape)
     return zeros.masked_scatter(mask, kl).sum(1), zeros.masked_scatter(mask, ratio).sum(1)
+
+
+def _states_and_head(
+    model: Any, input_ids: Tensor, attention_mask: Tensor, mask: Tensor
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """What predicts the tokens of `mask`, shape (N, H), and what turns it into logits, block by block."""
+    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+    if plain_head(model):
+        return model.base_model(**inputs).last_hidden_state[:, :-1][mask], model.get_output_embeddings()
+    # Logits that are scaled or capped after the head (Gemma 2, Granite, Cohere): only the whole model knows how.
+    return model(**inputs).logits[:, :-1][mask], lambda logits: logits

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
 from tr_align.stats import Array
@@ -22,8 +24,8 @@ def difference_at_matched_kl(
     """How much more quality `method` has than `base` at the largest KL that both reached.
 
     Args:
-        method, base: (kl, quality), shape (points, prompts) each, the same prompts in the same order; the
-            first point is the common start (the SFT model).
+        method, base: (kl, quality), shape (points, prompts) each, the same prompts in the same order, quality NaN
+            where missing; the first point is the common start (the SFT model).
         resamples: bootstrap resamples of the prompts, drawn jointly for both.
     Returns:
         the difference, its 95 % percentile interval, and the KL (nats) it is taken at.
@@ -39,5 +41,8 @@ def difference_at_matched_kl(
         return ours - theirs, at
 
     difference, at = compare(everyone)
-    low, high = np.percentile([compare(rows)[0] for rows in draws], [2.5, 97.5])
+    with warnings.catch_warnings():
+        # A resample that drew only missing qualities has no mean; the percentiles leave it out.
+        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+        low, high = np.nanpercentile([compare(rows)[0] for rows in draws], [2.5, 97.5])
     return difference, [float(low), float(high)], float(at)

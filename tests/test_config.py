@@ -1,0 +1,199 @@
+"""Settings: what is shipped loads, and every mistake is told with its file, its key and the way out."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tr_align.config import METHODS, Params, load_params
+from tr_align.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
+EMBEDDED: dict[str, Any] = yaml.safe_load((ROOT / "presets" / "embedded.yaml").read_text(encoding="utf-8"))
+GONE = object()
+"""In place of a value: the key is deleted."""
+
+
+def with_(*changes: tuple[str, Any]) -> dict[str, Any]:
+    """The embedded preset with dotted keys set or deleted."""
+    raw = copy.deepcopy(EMBEDDED)
+    for key, value in changes:
+        *parents, name = key.split(".")
+        section = raw
+        for parent in parents:
+            section = section[parent]
+        if value is GONE:
+            del section[name]
+        else:
+            section[name] = value
+    return raw
+
+
+def load(tmp_path: Path, *changes: tuple[str, Any]) -> Params:
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(with_(*changes), sort_keys=False), encoding="utf-8")
+    return load_params(path)
+
+
+def refusal(tmp_path: Path, *changes: tuple[str, Any]) -> str:
+    """The message, without the file's name, which it has to begin with."""
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, *changes)
+    message, file = str(caught.value), f"{tmp_path / 'params.yaml'}: "
+    assert message.startswith(file)
+    return message.removeprefix(file)
+
+
+def test_params_yaml_is_the_embedded_preset() -> None:
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("params.yaml", "presets/embedded.yaml")]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=[path.stem for path in PRESETS])
+def test_every_preset_loads(path: Path) -> None:
+    assert set(load_params(path).methods) <= set(METHODS)
+
+
+def test_the_embedded_preset_has_the_nine_methods_and_the_papers_reference_updates() -> None:
+    params = load_params(ROOT / "presets" / "embedded.yaml")
+    assert set(params.methods) == {
+        *("dpo", "ipo", "kto", "tr_dpo_soft", "tr_ipo_soft", "tr_kto_soft", "tr_dpo_hard", "tr_ipo_hard", "tr_kto_hard")
+    }
+    assert params.ref_update.alpha == 0.6
+    assert (params.beta.dpo, params.beta.ipo, params.beta.kto) == (0.05, 0.01, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ([("ref_update.alhpa", 0.5)], "ref_update.alhpa: unknown key; did you mean 'alpha'?"),
+        ([("judge.probe.modle", "x")], "judge.probe.modle: unknown key; did you mean 'model'?"),
+        ([("methods.dpo.lss", "dpo")], "methods.dpo.lss: unknown key; did you mean 'loss'?"),
+        ([("data.splits.xyz", 1)], "data.splits.xyz: unknown key; known are sft, preferences, judge, evaluation"),
+        ([("algin", {})], "algin: unknown key; did you mean 'align'?"),
+        ([("xyz", 1)], "xyz: unknown key; known are seed, data, model, sft, methods, align"),
+        ([("align", GONE)], "align: is missing; presets/embedded.yaml shows it"),
+        ([("align.steps", GONE)], "align.steps: is missing; presets/embedded.yaml shows it"),
+        ([("align", "fast")], "align: has to be a mapping of settings (it is 'fast'); see presets/embedded.yaml"),
+        ([("methods", None)], "methods: has to be a mapping of settings (it is None)"),
+        ([("ref_update.alpha", 0)], "ref_update.alpha: input should be greater than 0 (it is 0)"),
+        ([("ref_update.alpha", 1.2)], "ref_update.alpha: input should be less than or equal to 1 (it is 1.2)"),
+        ([("ref_update.alpha", -0.5)], "ref_update.alpha: input should be greater than 0 (it is -0.5)"),
+        ([("ref_update.alpha", True)], "ref_update.alpha: has to be a number (it is True)"),
+        ([("ref_update.alpha", "high")], "ref_update.alpha: input should be a valid number"),
+        ([("ref_update.alpha", None)], "ref_update.alpha: input should be a valid number (it is None)"),
+        ([("ref_update.tau", 0)], "ref_update.tau: input should be greater than or equal to 1 (it is 0)"),
+        ([("ref_update.tau", True)], "ref_update.tau: has to be a number (it is True)"),
+        ([("ref_update.tau", 2.5)], "ref_update.tau: input should be a valid integer"),
+        ([("ref_update.every", 0)], "ref_update.every: input should be greater than or equal to 1 (it is 0)"),
+        ([("align.learning_rate", float("inf"))], "align.learning_rate: input should be a finite number"),
+        ([("beta.dpo", float("nan"))], "beta.dpo: input should be a finite number"),
+        ([("dpo.label_smoothing", 0.5)], "dpo.label_smoothing: input should be less than 0.5"),
+        ([("seed", -1)], "seed: input should be greater than or equal to 0"),
+        ([("score.bootstrap", 99)], "score.bootstrap: input should be greater than or equal to 100"),
+        ([("data.source", "embeded")], "data.source: input should be 'embedded', 'anthropic_hh' or 'files' (it is "),
+        ([("judge.name", "gpt")], "judge.name: input should be 'probe' or 'openai' (it is 'gpt')"),
+        ([("methods", {})], "methods: is empty; name at least one of dpo, ipo, kto, tr_dpo_soft"),
+        ([("methods.tr_dop_soft", EMBEDDED["methods"]["dpo"])], "methods.tr_dop_soft: unknown method; did you mean"),
+        ([("methods.orpo", EMBEDDED["methods"]["dpo"])], "methods.orpo: unknown method"),
+        ([("methods.kto.loss", "orpo")], "methods.kto.loss: input should be 'dpo', 'ipo' or 'kto' (it is 'orpo')"),
+        (
+            [("methods.tr_ipo_hard.interval", "ref_update.every")],
+            "methods.tr_ipo_hard: has to read {'loss': 'ipo', 'update': 'hard', 'base': 'ipo', "
+            "'moves': 'ref_update.tau', 'interval': 'ref_update.tau'}",
+        ),
+        ([("methods.ipo", GONE)], "methods.tr_ipo_soft: is compared with ipo, which is missing; add it"),
+        ([("align.evaluate_at", [0.5])], "align.evaluate_at: has to increase and to end with 1.0"),
+        ([("align.evaluate_at", [0.7, 0.3, 1.0])], "align.evaluate_at: has to increase and to end with 1.0"),
+        ([("align.evaluate_at", [0.5, 0.5, 1.0])], "align.evaluate_at: has to increase and to end with 1.0"),
+        ([("align.evaluate_at", [])], "align.evaluate_at: "),
+        ([("align.evaluate_at", [0, 1.0])], "align.evaluate_at.0: input should be greater than 0"),
+        (
+            [("align.steps", 9), ("ref_update.tau", 9), ("ref_update.every", 2)],
+            "ref_update.tau: is 9, but align.steps is 9: the reference of tr_dpo_hard would never move",
+        ),
+        (
+            [("align.steps", 9), ("ref_update.every", 9), ("ref_update.tau", 3)],
+            "ref_update.every: is 9, but align.steps is 9: the reference of tr_dpo_soft would never move",
+        ),
+    ],
+    ids=lambda value: "-".join(key for key, _ in value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_told_with_file_key_and_way_out(
+    tmp_path: Path, changes: list[tuple[str, Any]], message: str
+) -> None:
+    assert refusal(tmp_path, *changes).startswith(message)
+
+
+def test_the_closest_method_is_named(tmp_path: Path) -> None:
+    assert refusal(tmp_path, ("methods.tr_dop_soft", EMBEDDED["methods"]["dpo"])).endswith("'tr_dpo_soft'?")
+
+
+def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
+    message = refusal(tmp_path, ("ref_update.tau", 0), ("sft", GONE), ("score.bootsrap", 1))
+    lines = message.splitlines()
+    assert len(lines) == 3
+    assert all("params.yaml: " in line for line in lines[1:])
+
+
+def test_what_is_at_the_edge_of_its_range_loads(tmp_path: Path) -> None:
+    params = load(tmp_path, ("ref_update.alpha", 1), ("ref_update.every", 1), ("ref_update.tau", 8), ("align.steps", 9))
+    assert (params.ref_update.alpha, params.ref_update.every, params.ref_update.tau) == (1.0, 1, 8)
+    # Without soft or hard methods no reference has to move, whatever the interval.
+    alone = {name: EMBEDDED["methods"][name] for name in ("dpo", "kto")}
+    assert list(load(tmp_path, ("methods", alone), ("ref_update.tau", 100)).methods) == ["dpo", "kto"]
+
+
+def test_a_number_that_yaml_reads_as_text_is_a_number(tmp_path: Path) -> None:
+    assert yaml.safe_load("1e-4") == "1e-4"  # YAML 1.1 wants a dot
+    assert load(tmp_path, ("align.learning_rate", "1e-4")).align.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "has to be a mapping of settings; see presets/embedded.yaml"),
+        (b"- seed: 0\n", "has to be a mapping of settings; see presets/embedded.yaml"),
+        (b"seed: [0\n", "is not valid YAML"),
+        (b"\tseed: 0\n", "is not valid YAML"),
+        (b"seed: \xff\n", "cannot be read as a UTF-8 text file"),
+    ],
+    ids=["empty", "list", "open-bracket", "tab", "not-utf-8"],
+)
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "other.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_params(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    with pytest.raises(UserError) as caught:
+        load_params(path)
+    assert str(caught.value).startswith(f"{path}: there is no such file. Start from one in presets/")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_params(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("steps", "points", "expected"),
+    [
+        # 2.97, 6.03, 9
+        (9, [0.33, 0.67, 1.0], [3, 6, 9]),
+        # 0.1 -> 0, but no point lies before the first step; 2.6 -> 3; 10
+        (10, [0.01, 0.26, 1.0], [1, 3, 10]),
+        # 0.66 -> 1, 1.34 -> 1, 2: points that fall on the same step are one
+        (2, [0.33, 0.67, 1.0], [1, 2]),
+        (1, [0.5, 1.0], [1]),
+    ],
+)
+def test_evaluation_steps_by_hand(steps: int, points: list[float], expected: list[int]) -> None:
+    align = load_params(ROOT / "presets" / "embedded.yaml").align
+    assert align.model_copy(update={"steps": steps, "evaluate_at": points}).evaluation_steps == expected

@@ -1,0 +1,367 @@
+"""MLflow shows what the files say: one run a model, every number once, and no training lost to a broken store."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tr_align import tracking
+from tr_align.config import METHODS, Params, load_params
+
+ROOT = Path(__file__).parents[1]
+Rows = list[dict[str, Any]]
+
+
+def settings(experiment: str = "test", **sections: dict[str, Any]) -> Params:
+    """params.yaml with an experiment of the test's own and some values changed, `align={"learning_rate": 1.0}`."""
+    params = load_params(ROOT / "params.yaml")
+    changed = {name: getattr(params, name).model_copy(update=values) for name, values in sections.items()}
+    changed["mlflow"] = params.mlflow.model_copy(update={"experiment": experiment})
+    return params.model_copy(update=changed)
+
+
+def files(quality: float = 6.0) -> tuple[dict[str, Rows], dict[str, Rows], dict[str, dict[str, Any]]]:
+    """Training logs, curves and final numbers of two methods, as the stages' files hold them."""
+    names = ("dpo", "tr_dpo_soft")
+    training = {
+        name: [{"step": step, "loss": 1 / step, "margin": 0.5 * step} for step in range(1, 6)] for name in names
+    }
+    curves = {
+        name: [
+            {"step": step, "kl": 1.5 * step, "kl_lo": step, "kl_hi": 2 * step, "hc": quality, "hc_lo": 5, "hc_hi": 7}
+            for step in (2, 5)
+        ]
+        for name in names
+    }
+    final = {
+        name: {"kl": 7.5, "hc": quality, "hc_ci": [5, 7], "detail": 5.5, "win_rate_vs_sft": 0.6, "step": 5}
+        for name in names
+    }
+    final["dpo"]["win_rate_vs_base"] = None
+    return training, curves, final
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store as MLflow makes it: it takes seconds, so the tests copy this one."""
+    folder = tmp_path_factory.mktemp("store")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(folder))
+        tracking.Tracker("unused")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty store of the test's own; `DVC_ROOT` points there."""
+    shutil.copyfile(filled, tmp_path / "mlflow.db")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setattr(tracking, "FLUSH_SECONDS", -1.0)  # every row is sent at once
+    return tmp_path
+
+
+def runs(params: Params) -> list[Any]:
+    tracker = tracking.Tracker(params.mlflow.experiment)
+    return list(tracker.client.search_runs([tracker.experiment]))
+
+
+def points(params: Params, run: Any, metric: str) -> list[tuple[int, float]]:
+    """Everything that was ever logged of a metric, in order of its steps."""
+    client = tracking.Tracker(params.mlflow.experiment).client
+    return sorted((point.step, point.value) for point in client.get_metric_history(run.info.run_id, metric))
+
+
+def by_method(found: list[Any]) -> dict[str, Any]:
+    """Current runs of models by method; more than one of a method is an error."""
+    current = [run for run in found if run.data.tags["current"] == "yes" and "method" in run.data.params]
+    assert len({run.data.params["method"] for run in current}) == len(current)
+    return {run.data.params["method"]: run for run in current}
+
+
+# Names and keys
+
+
+def test_names_of_all_methods_differ_and_say_what_was_varied() -> None:
+    params = settings()
+    names = {tracking.run_name(name, params) for name in METHODS}
+    assert len(names) == 9
+    assert tracking.run_name("tr_dpo_soft", params) == "tr_dpo_soft α=0.6/2 β=0.05 s0"
+    assert tracking.run_name("tr_ipo_hard", params) == "tr_ipo_hard τ=3 β=0.01 s0"
+    assert tracking.run_name("kto", params) == "kto β=0.05 s0"
+
+
+def test_keys_differ_between_methods_and_are_the_same_in_every_process() -> None:
+    params = settings()
+    assert len({tracking.run_key(name, params) for name in METHODS}) == 9
+    script = (
+        "from tr_align import tracking; from tr_align.config import load_params; "
+        f"print(tracking.run_key('dpo', load_params({str(ROOT / 'params.yaml')!r})))"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "7"}
+    printed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
+    )
+    assert printed.stdout.strip() == tracking.run_key("dpo", params)
+
+
+SOFT = {name for name, method in METHODS.items() if method.update == "soft"}
+HARD = {name for name, method in METHODS.items() if method.update == "hard"}
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "expected"),
+    [
+        ("ref_update", {"alpha": 0.8}, SOFT),
+        ("ref_update", {"every": 3}, SOFT),
+        ("ref_update", {"tau": 4}, HARD),
+        ("beta", {"dpo": 0.1}, {"dpo", "tr_dpo_soft", "tr_dpo_hard"}),
+        ("dpo", {"label_smoothing": 0.1}, {"dpo", "tr_dpo_soft", "tr_dpo_hard"}),
+        ("ipo", {"length_average": True}, {"ipo", "tr_ipo_soft", "tr_ipo_hard"}),
+        ("align", {"learning_rate": 1e-6}, set(METHODS)),
+        ("align", {"steps": 10}, set(METHODS)),
+        ("sft", {"learning_rate": 1e-6}, set(METHODS)),
+        ("model", {"name": "random:two-layer"}, set(METHODS)),
+        ("data", {"path": "elsewhere"}, set(METHODS)),
+        ("align", {"checkpoint_minutes": 1.0}, set()),
+        ("generate", {"max_new_tokens": 8}, set()),
+        ("score", {"bootstrap": 100}, set()),
+    ],
+)
+def test_a_key_changes_with_what_makes_the_model(section: str, values: dict[str, Any], expected: set[str]) -> None:
+    before, after = settings(), settings(**{section: values})
+    assert {name for name in METHODS if tracking.run_key(name, before) != tracking.run_key(name, after)} == expected
+
+
+def test_a_key_changes_with_the_seed() -> None:
+    before = settings()
+    after = before.model_copy(update={"seed": 1})
+    assert all(tracking.run_key(name, before) != tracking.run_key(name, after) for name in METHODS)
+
+
+# What the files hold reaches an empty store, once
+
+
+def test_publish_fills_an_empty_store_and_a_second_time_adds_nothing(store: Path) -> None:
+    params = settings()
+    training, curves, final = files()
+    table = store / "table.md"
+    table.write_text("numbers")
+    tracking.publish(params, training, curves, final, [table], {"dvc.stage": "report"})
+    first = by_method(runs(params))
+    assert set(first) == {"dpo", "tr_dpo_soft"}
+    for name, run in first.items():
+        assert run.data.tags["restored"] == "yes" and run.data.tags["dvc.stage"] == "report"
+        assert run.info.status == "FINISHED"
+        assert points(params, run, "kl") == [(2, 3.0), (5, 7.5)]
+        assert points(params, run, "hc") == [(2, 6.0), (5, 6.0)]
+        assert points(params, run, "loss") == [(step, 1 / step) for step in range(1, 6)]
+        assert points(params, run, "win_rate_vs_sft") == [(5, 0.6)]
+        assert points(params, run, "win_rate_vs_base") == []
+        assert run.info.run_name == tracking.run_name(name, params)
+    common = {"loss": "dpo", "beta": "0.05", "seed": "0", "lr": "0.00015"}
+    soft = common | {"method": "tr_dpo_soft", "update": "soft", "alpha": "0.6", "every": "2", "tau": "-"}
+    base = common | {"method": "dpo", "update": "none", "alpha": "-", "every": "-", "tau": "-"}
+    assert soft.items() <= first["tr_dpo_soft"].data.params.items()
+    assert base.items() <= first["dpo"].data.params.items()
+
+    time.sleep(0.01)
+    tracking.publish(params, training, curves, final, [table], {})
+    second = runs(params)
+    assert sum("method" in run.data.params for run in second) == 2
+    for name, run in by_method(second).items():
+        assert run.info.run_id == first[name].info.run_id
+        assert run.info.end_time == first[name].info.end_time
+        for metric in run.data.metrics:
+            steps = [step for step, _ in points(params, run, metric)]
+            assert len(steps) == len(set(steps)), metric
+    # The comparison's files lie beside the store, wherever the process ran.
+    (current,) = [run for run in second if run.info.run_name == "comparison" and run.data.tags["current"] == "yes"]
+    assert (store / "mlartifacts" / current.info.run_id / "artifacts" / "table.md").read_text() == "numbers"
+
+
+@pytest.mark.parametrize("what", ["hc", "detail"])
+def test_other_scores_make_a_new_run(store: Path, what: str) -> None:
+    """Another judge changes the ratings and not the KL."""
+    params = settings()
+    training, curves, final = files()
+    tracking.publish(params, training, curves, final, [], {})
+    old = by_method(runs(params))["dpo"]
+    if what == "hc":
+        curves["dpo"][0]["hc"] = 6.25
+    else:
+        final["dpo"]["detail"] = 4.0
+    tracking.publish(params, training, curves, final, [], {})
+    found = runs(params)
+    assert sum("method" in run.data.params for run in found) == 3
+    new = by_method(found)["dpo"]
+    assert new.info.run_id != old.info.run_id
+    (superseded,) = [run for run in found if run.info.run_id == old.info.run_id]
+    assert superseded.data.tags["current"] == "superseded"
+    assert points(params, old, "hc") == [(2, 6.0), (5, 6.0)]
+    assert points(params, old, "detail") == [(5, 5.5)]
+    assert points(params, new, what)[0] == {"hc": (2, 6.25), "detail": (5, 4.0)}[what]
+    assert points(params, new, "loss") == [(step, 1 / step) for step in range(1, 6)]
+
+
+def test_other_settings_leave_the_run_as_it_is(store: Path) -> None:
+    before, after = settings(), settings(ref_update={"alpha": 0.8})
+    tracking.publish(before, *files(), [], {})
+    tracking.publish(after, *files(7.0), [], {})
+    soft = [run for run in runs(before) if run.data.params.get("method") == "tr_dpo_soft"]
+    assert {(run.data.params["alpha"], run.data.tags["current"]) for run in soft} == {("0.6", "yes"), ("0.8", "yes")}
+
+
+def test_publish_fills_in_what_a_killed_publish_left_out(store: Path) -> None:
+    params = settings()
+    training, curves, final = files()
+    tracker = tracking.Tracker(params.mlflow.experiment)
+    run_id = tracker.create(tracking.run_key("dpo", params), "x", tracking.settings("dpo", params), {})
+    tracker.log(run_id, training["dpo"][:2])
+    tracker.log(run_id, curves["dpo"])
+    tracking.publish(params, training, curves, final, [], {})
+    run = by_method(runs(params))["dpo"]
+    assert run.info.run_id == run_id and run.info.status == "FINISHED"
+    assert [step for step, _ in points(params, run, "loss")] == [1, 2, 3, 4, 5]
+    assert points(params, run, "detail") == [(5, 5.5)]
+    assert points(params, run, "kl") == [(2, 3.0), (5, 7.5)]
+
+
+def test_curves_take_the_methods_rows_and_no_point_of_the_sft_model() -> None:
+    row = {"loss": "dpo", "kl": 1.0, "kl_lo": 0.5, "kl_hi": 2.0, "hc": 6.0, "hc_lo": 5.0, "hc_hi": 7.0, "n_prompts": 9}
+    rows = [row | {"method": name, "step": step} for name, step in (("sft", 0), ("dpo", 2), ("ipo", 2), ("dpo", 4))]
+    made = tracking.curves(rows)
+    assert {name: [point["step"] for point in curve] for name, curve in made.items()} == {"dpo": [2, 4], "ipo": [2]}
+    assert set(made["dpo"][0]) == {"step", "kl", "kl_lo", "kl_hi", "hc", "hc_lo", "hc_hi"}
+
+
+# A training in progress
+
+
+def test_a_killed_training_goes_on_in_its_run(store: Path) -> None:
+    params = settings()
+    killed = tracking.LiveRun("dpo", params, {"dvc.stage": "align@dpo"})
+    for step in (1, 2, 3):
+        killed.log({"step": step, "loss": 1.0 / step})
+    (run,) = runs(params)
+    assert run.info.status == "RUNNING" and run.data.tags["dvc.stage"] == "align@dpo"
+    again = tracking.LiveRun("dpo", params, {})
+    for step in (2, 3, 4, 5):  # its checkpoint was from step 1
+        again.log({"step": step, "loss": 1.0 / step})
+    again.finish()
+    (run,) = runs(params)
+    assert run.info.status == "FINISHED"
+    assert points(params, run, "loss") == [(step, 1.0 / step) for step in range(1, 6)]
+
+    # `report` adds the scores to that run.
+    training, curves, final = files()
+    tracking.publish(params, training, curves, final, [], {})
+    model = by_method(runs(params))["dpo"]
+    assert model.info.run_id == run.info.run_id
+    assert "restored" not in model.data.tags
+    assert points(params, model, "kl") == [(2, 3.0), (5, 7.5)]
+
+    # Training the same once more is another run.
+    tracking.LiveRun("dpo", params, {}).finish()
+    states = sorted(run.data.tags["current"] for run in runs(params) if run.data.params.get("method") == "dpo")
+    assert states == ["superseded", "yes"]
+
+
+def test_rows_wait_for_the_next_sending(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = settings()
+    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 1e9)
+    live = tracking.LiveRun("dpo", params, {})
+    live.log({"step": 1, "loss": 1.0})
+    (run,) = runs(params)
+    assert points(params, run, "loss") == []
+    live.finish()
+    assert points(params, run, "loss") == [(1, 1.0)]
+
+
+@pytest.mark.parametrize("kind", ["garbage", "folder"])
+def test_a_broken_store_costs_no_training(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    if kind == "garbage":
+        (tmp_path / "mlflow.db").write_bytes(b"this is no database\n" * 100)
+    else:
+        (tmp_path / "mlflow.db").mkdir()
+    start = time.monotonic()
+    live = tracking.LiveRun("dpo", settings(), {})
+    live.log({"step": 1, "loss": 1.0})
+    live.finish()
+    assert time.monotonic() - start < 20  # MLflow by itself tries for a minute and a half
+    said = capsys.readouterr().err
+    assert said.count("MLflow records no more of this run") == 1
+    assert "`make mlflow` rebuilds MLflow from the files" in said
+
+
+@pytest.mark.parametrize("table", ["metrics", "runs"])
+def test_a_store_that_breaks_during_the_training(store: Path, table: str, capsys: pytest.CaptureFixture[str]) -> None:
+    live = tracking.LiveRun("dpo", settings(), {})
+    live.log({"step": 1, "loss": 1.0})
+    assert "MLflow records no more" not in capsys.readouterr().err
+    with sqlite3.connect(store / "mlflow.db") as connection:
+        connection.execute(f"DROP TABLE {table}")
+    if table == "metrics":
+        live.log({"step": 2, "loss": 1.0})
+        live.log({"step": 3, "loss": 1.0})
+    live.finish()
+    assert capsys.readouterr().err.count("MLflow records no more of this run") == 1
+
+
+# Several processes, and what leaves the machine
+
+
+def _open(folder: str, barrier: Any, answers: Any) -> None:
+    os.environ["DVC_ROOT"] = folder
+    import mlflow  # noqa: F401
+
+    barrier.wait()
+    try:
+        answers.put(tracking.Tracker("shared").experiment)
+    except Exception as error:
+        answers.put(repr(error))
+
+
+def test_two_processes_make_one_store(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier, answers = context.Barrier(2), context.Queue()
+    processes = [context.Process(target=_open, args=(str(tmp_path), barrier, answers)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    got = [answers.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+    assert got[0] == got[1] and got[0].isdigit()
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        names = [name for (name,) in connection.execute("SELECT name FROM experiments WHERE name != 'Default'")]
+    assert names == ["shared"]
+
+
+@pytest.mark.parametrize("first", ["from tr_align.runtime import prepare_process; prepare_process()", ""])
+def test_mlflow_reports_nothing_about_its_use(first: str) -> None:
+    """Also where only the tracking module is imported. MLflow is quiet in CI, so the check pretends to be elsewhere."""
+    script = (
+        f"{first}\nfrom tr_align import tracking\nimport mlflow\n"
+        "from mlflow.telemetry.client import get_telemetry_client\n"
+        "from mlflow.telemetry import utils\n"
+        "utils._IS_IN_CI_ENV_OR_TESTING = False\n"
+        "print(utils.is_telemetry_disabled(), get_telemetry_client())"
+    )
+    hidden = ("CI", "GITHUB_ACTIONS", "PYTEST_CURRENT_TEST", "DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    printed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True
+    )
+    assert printed.stdout.split() == ["True", "None"]
