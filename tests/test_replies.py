@@ -15,13 +15,7 @@ from tr_align.data.schema import Pair
 from tr_align.generation import encode_prompt, sample
 from tr_align.replies import generate_replies
 
-WORDS = [
-    "Say something about the long winters of the north, please.",
-    "Tea?",
-    "Why rain?",
-    "Hello there, you.",
-    "Go on",
-]
+WORDS = ["Say something about the long winters of the north.", "Tea?", "Why rain?", "Hello there, you.", "Go on"]
 PAIRS = [
     Pair.model_validate({"prompt": [{"role": "user", "content": word}], "chosen": "Yes é.", "rejected": "No."})
     for word in WORDS

