@@ -41,7 +41,7 @@ JUDGEMENTS = [
     rating(4, "b", 5, 5, 5, 5, 10),  # mean 6
     rating(4, "c", 3, None, 1, 0, 0),  # hc missing
     rating(2, "a", 0, 0, 0, 0, 1),  # mean 0.2
-    rating(2, "b", 0, 0, 0, 2, 2),  # mean 0.8
+    rating(2, "b", 0, 0, 0, None, 2),  # hc missing; not a number of the trained model, so not in n_missing
     *duels("sft", "a", "first", "second"),  # 1
     *duels("sft", "b", "first", "first"),  # the position won: 0.5
     *duels("sft", "c", "second", "first"),  # 0
@@ -85,10 +85,11 @@ def test_the_curve_has_a_row_a_step() -> None:
     first, last = score(REPLIES, JUDGEMENTS, 200, 0)["curve"]
     assert (first["step"], first["n_prompts"]) == (2, 2)
     assert (last["step"], last["n_prompts"]) == (4, 3)
-    assert (first["kl"], first["hc"], first["detail"]) == pytest.approx((1.0, 0.5, 1.5))
+    assert (first["kl"], first["hc"], first["detail"]) == pytest.approx((1.0, 0.2, 1.5))
     # Two prompts: a resample is all a, all b or both.
     assert (first["kl_lo"], first["kl_hi"]) == (0.5, 1.5)
-    assert (first["hc_lo"], first["hc_hi"]) == pytest.approx((0.2, 0.8))
+    assert (first["detail_lo"], first["detail_hi"]) == (1.0, 2.0)
+    assert (first["hc_lo"], first["hc_hi"]) == pytest.approx((0.2, 0.2))
     assert (last["kl"], last["hc"]) == pytest.approx((3.0, 4.5))
 
 
