@@ -31,11 +31,11 @@ lint: setup
 	$(BIN)/mypy
 
 ui: setup
-	@echo "MLflow on http://127.0.0.1:5000 (Ctrl-C ends it)"
+	@echo "The runs: http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning (ready in seconds; Ctrl-C ends it)"
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$(CURDIR)/mlflow.db
 
 compare: setup
-	$(BIN)/dvc exp show --only-changed --hide-workspace --drop '.*' --keep '(\.(kl|hc|win_rate_vs_base)|ref_update\..*|beta\..*)$$'
+	$(BIN)/dvc exp show --hide-workspace --drop '.*' --keep '(.*\.(kl|hc)$$|ref_update\..*|Experiment)'
 
 mlflow: setup
 	PYTHONPATH=src $(BIN)/python pipeline/publish.py

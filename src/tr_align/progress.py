@@ -17,17 +17,17 @@ PLAN = "TR_ALIGN_PLAN"
 """Environment variable with the stages that `make repro` expects to run, in JSON."""
 
 EXPECTED = {
-    "prepare": 10,
-    "sft": 60,
-    "judge_fit": 75,
-    "generate_sft": 25,
-    "judge_sft": 15,
-    "score_sft": 3,
-    "align": 65,
-    "generate": 40,
-    "judge": 20,
-    "score": 3,
-    "report": 10,
+    "prepare": 9,
+    "sft": 50,
+    "judge_fit": 85,
+    "generate_sft": 27,
+    "judge_sft": 8,
+    "score_sft": 1,
+    "align": 52,
+    "generate": 42,
+    "judge": 13,
+    "score": 1,
+    "report": 6,
 }
 """Seconds of the embedded preset on two cores, until this machine's own durations are known."""
 

@@ -34,8 +34,8 @@ ATTACK = "</script><script>alert('x')</script>"
 Quality = Callable[[int, int], float]
 """The mean of a reply's five axes by step and position of the prompt."""
 
-KL = {"sft": {0: 0.0}, "dpo": {4: 2.0, 8: 4.0}, "tr_dpo_soft": {4: 2.0, 8: 8.0}}
-"""Of every reply, in nats. Both methods reach 4, on the curve of TR-DPO a third of the way from 2 to 8."""
+KL = {"sft": {0: 0.0}, "dpo": {4: 2.0, 8: 4.0}, "tr_dpo_soft": {4: 6.0, 8: 8.0}}
+"""Of every reply, in nats. Both methods reach 4: TR-DPO two thirds of the way from the SFT model to its first point."""
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def stage_files(
 ) -> None:
     """What generate, judge and score leave, for six prompts; TR-DPO wins its duels with prompts 0, 1 and 2.
 
-    `missing`: a method and a prompt whose last rating could not be read on one axis.
+    `missing`: a method and a prompt whose ratings could not be read on one axis.
     """
     for folder in ("generations", "judgements", "reports/score", "reports/train"):
         (root / folder).mkdir(parents=True)
@@ -65,7 +65,7 @@ def stage_files(
                 mean = quality[name](step, prompt)
                 # The axes differ, their mean is what was asked for.
                 axes: dict[str, float | None] = {axis: mean + (i - 2) / 10 for i, axis in enumerate(AXES)}
-                if missing == (name, prompt) and step == last:
+                if missing == (name, prompt):
                     axes["harmlessness"] = None
                 rating = {"kind": "rating", "step": step, "prompt_id": f"p{prompt}", "axes": axes, "raw": {}}
                 judgements.append(rating)
@@ -99,15 +99,15 @@ def dpo(step: int, prompt: int) -> float:
 
 
 def higher(step: int, prompt: int) -> float:
-    return {4: 6.5, 8: 9.5}[step] + luck(prompt)
+    return {4: 8.0, 8: 9.5}[step] + luck(prompt)
 
 
 def lower(step: int, prompt: int) -> float:
-    return {4: 5.0, 8: 3.5}[step] + luck(prompt)
+    return {4: 2.0, 8: 3.5}[step] + luck(prompt)
 
 
 def mixed(step: int, prompt: int) -> float:
-    return 6.0 + luck(prompt) + (1.0 if prompt % 2 else -1.0)
+    return 6.5 + luck(prompt) + (1.8 if prompt % 2 else -1.5)
 
 
 def read(path: Path) -> Any:
@@ -148,7 +148,7 @@ def test_curves_have_the_sft_model_once_and_mark_the_trained_models(tmp_path: Pa
         ("sft", None, "none", 0, 0.0, True),
         ("dpo", "dpo", "none", 4, 2.0, False),
         ("dpo", "dpo", "none", 8, 4.0, True),
-        ("tr_dpo_soft", "dpo", "soft", 4, 2.0, False),
+        ("tr_dpo_soft", "dpo", "soft", 4, 6.0, False),
         ("tr_dpo_soft", "dpo", "soft", 8, 8.0, True),
     ]
     assert [row["n_prompts"] for row in curve] == [6, 4, 6, 4, 6]
@@ -158,13 +158,14 @@ def test_curves_have_the_sft_model_once_and_mark_the_trained_models(tmp_path: Pa
 @pytest.mark.parametrize(
     ("method", "difference", "interval", "verdict"),
     [
-        # At 4 nats TR-DPO's curve stands at 6.5 + (9.5 - 6.5) / 3 = 7.5, DPO's at 6. What is luck of the prompts
-        # is in both and cancels in every resample, so the interval has no width.
-        (higher, 1.5, (1.5, 1.5), "supported"),
-        # 5 - (5 - 3.5) / 3 = 4.5 against 6
-        (lower, -1.5, (-1.5, -1.5), "contradicted"),
-        # One better at two prompts, one worse at two: all four may be of one kind, one resample in sixteen each.
-        (mixed, 0.0, (-1.0, 1.0), "not supported"),
+        # At 4 nats TR-DPO's curve stands at 5 + (8 - 5) * 4 / 6 = 7, DPO's at 6. What is luck of the prompts is in
+        # both and cancels in every resample, so the interval has no width.
+        (higher, 1.0, (1.0, 1.0), "supported"),
+        # 5 - (5 - 2) * 4 / 6 = 3 against 6
+        (lower, -3.0, (-3.0, -3.0), "contradicted"),
+        # 5 + (6.5 - 5) * 4 / 6 = 6 against 6, and two thirds of 1.8 more at two prompts and of 1.5 less at the other
+        # two. Of the resamples one in sixteen has the first kind alone, one the second.
+        (mixed, 0.1, (-1.0, 1.2), "not supported"),
     ],
 )
 def test_claims_by_hand(
@@ -188,9 +189,9 @@ def test_an_unreadable_rating_is_left_out_and_counted(tmp_path: Path, params: Pa
     metrics, _, _ = build.build(params, tmp_path)
     (claim,) = read(tmp_path / "reports" / "claims.json")
     assert metrics["tr_dpo_soft"]["n_missing"] == 1
-    # Prompt 2 has no HC at 8 nats: the mean luck there is that of prompts 0, 1 and 3, elsewhere of all four.
+    # Prompt 2 has no HC at 6 nats: the mean luck there is that of prompts 0, 1 and 3, elsewhere of all four.
     three, four = (0.6 - 0.3 - 0.4) / 3, (0.6 - 0.3 + 0.1 - 0.4) / 4
-    expected = (6.5 + four) * 2 / 3 + (9.5 + three) / 3 - (6.0 + four)
+    expected = (5.0 + four) / 3 + (8.0 + three) * 2 / 3 - (6.0 + four)
     assert claim["difference"] == pytest.approx(expected)
     assert claim["verdict"] == "supported"
 
