@@ -366,8 +366,8 @@ def test_presets_have_the_same_judge() -> None:
 def test_the_real_judge_tells_written_flaws(real: tuple[probe.ProbeJudge, dict[str, Any], Any]) -> None:
     _, accuracy, _ = real
     print({axis: round(row["accuracy"], 3) for axis, row in accuracy.items()})
-    assert all(accuracy[axis]["n"] == 32 for axis in AXES)
-    # MEASURED_HELD_OUT
+    assert all(accuracy[axis]["n"] == 28 for axis in AXES)
+    # Measured: correctness 0.96, replies to other prompts 0.92, the other four 1.00.
     assert all(accuracy[axis]["accuracy"] > 0.8 for axis in (*AXES, "off_topic"))
 
 
@@ -394,6 +394,6 @@ def test_the_real_judge_on_real_replies(
         rates[name] = mean, low
         record_property(f"right against {name}", f"{mean:.3f} [{low:.3f}, {high:.3f}] of {len(people)}")
         print(f"right against {name}: {mean:.3f} [{low:.3f}, {high:.3f}] of {len(people)}")
-    # MEASURED_HH
+    # Measured on the same rows with both replies short: 0.90 and 0.62.
     assert rates["another prompt's reply"][0] >= 0.85
     assert rates["the reply people rejected"][0] > 0.5 and rates["the reply people rejected"][1] > 0.5
