@@ -8,6 +8,8 @@ import shutil  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+import torch  # noqa: E402
+
 from tr_align import scratch, tracking  # noqa: E402
 from tr_align.config import load_params  # noqa: E402
 from tr_align.data.schema import read_pairs  # noqa: E402
@@ -19,12 +21,20 @@ DATA, SFT = Path("data/prepared/preferences.jsonl"), Path("models/sft")
 def main() -> None:
     name = sys.argv[1]
     params = load_params()
+    from accelerate import PartialState
+
     from tr_align.align.train import train_method
 
+    for warning in params.warnings():
+        if f" {name} " in warning:
+            print(f"warning: {warning}", file=sys.stderr)
     inputs = [DATA, SFT / "model.safetensors"]
     folder = scratch.folder(f"align@{name}", {"run": tracking.run_key(name, params)}, inputs)
-    run = tracking.LiveRun(name, params, tracking.dvc_tags())
-    result = train_method(name, params, SFT, read_pairs(DATA), folder, run.log)
+    main_process = PartialState(cpu=not torch.cuda.is_available()).is_main_process
+    run = tracking.LiveRun(name, params, tracking.dvc_tags()) if main_process else None
+    result = train_method(name, params, SFT, read_pairs(DATA), folder, run.log if run else lambda row: None)
+    if run is None:
+        return
     run.finish()
     log = Path(f"reports/train/{name}.jsonl")
     log.parent.mkdir(parents=True, exist_ok=True)

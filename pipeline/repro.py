@@ -29,9 +29,11 @@ def planned() -> list[str]:
 
 def main() -> int:
     try:
-        load_params()
+        params = load_params()
     except UserError as error:
         sys.exit(f"error: {error}")
+    for warning in params.warnings():
+        print(f"warning: {warning}", file=sys.stderr)
     progress.start_session()
     environment = os.environ | {progress.PLAN: json.dumps(planned())}
     status = subprocess.call(["dvc", "repro", *sys.argv[1:]], env=environment)

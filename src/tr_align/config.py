@@ -81,14 +81,26 @@ class Method(Strict):
     interval: str
 
 
+class Lora(Strict):
+    """Train an adapter on all linear layers instead of the whole model."""
+
+    rank: Count
+    scale: Count
+
+
 class Align(Strict):
     steps: Count
     batch_size: Count
     gradient_accumulation: Count
+    max_tokens: Count
     learning_rate: Positive
     warmup_steps: Natural
     max_grad_norm: Positive
     gradient_checkpointing: bool
+    lora: Lora | None = None
+    sft_rewards: bool
+    held_out: Natural
+    log_every: Count
     evaluate_at: Annotated[list[Fraction], Field(min_length=1)]
     checkpoint_minutes: Positive
 
@@ -126,6 +138,7 @@ class Ipo(Strict):
 
 
 class Kto(Strict):
+    paired: bool
     desirable_weight: Positive
     undesirable_weight: Positive
 
@@ -201,19 +214,19 @@ class Params(Strict):
                 raise ValueError(f"methods.{name}: is compared with {expected.base}, which is missing; add it")
         return self
 
-    @model_validator(mode="after")
-    def _references_move(self) -> Params:
+    def warnings(self) -> list[str]:
+        """What is allowed but hardly meant: references that never move."""
+        found = []
         for name, method in self.methods.items():
-            if method.update == "none":
-                continue
-            key = "every" if method.update == "soft" else "tau"
-            interval = getattr(self.ref_update, key)
+            key = {"none": None, "soft": "every", "hard": "tau"}[method.update]
+            interval = getattr(self.ref_update, key) if key else 0
             if interval >= self.align.steps:
-                raise ValueError(
+                found.append(
                     f"ref_update.{key}: is {interval}, but align.steps is {self.align.steps}: the reference of {name} "
-                    "would never move before the last step; lower the one or raise the other"
+                    f"never moves while it is used, so this is {method.base} under another name; lower the one or "
+                    "raise the other"
                 )
-        return self
+        return found
 
 
 def _methods() -> dict[str, Method]:

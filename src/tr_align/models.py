@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -74,13 +75,24 @@ def load_model(name: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel
     return _load(AutoModelForCausalLM, folder, name, dtype=dtype, **options)
 
 
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
-    """Save weights (bfloat16, safetensors), configuration and tokenizer.
+def save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Save weights (bfloat16, safetensors; tied ones once), configuration and tokenizer.
 
     What is evaluated later is exactly what is stored here, rounding included.
+    Args: `weights`: the state dict to save, by default the model's own.
     """
     folder = Path(folder)
-    weights = {name: tensor.detach().to(torch.bfloat16) for name, tensor in model.state_dict().items()}
+    tied = model.all_tied_weights_keys
+    weights = {
+        name: tensor.detach().to(torch.bfloat16)
+        for name, tensor in (weights or model.state_dict()).items()
+        if name not in tied
+    }
     model.save_pretrained(folder, state_dict=weights)
     # The configuration's dtype decides what `dtype="auto"` loads; the weights above are bfloat16.
     config = model.config.to_dict()

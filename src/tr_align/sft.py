@@ -12,7 +12,8 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from tr_align import models
-from tr_align.align.logps import completion_logps, plain_head
+from tr_align.align.batches import Example, collate
+from tr_align.align.logps import plain_head, reply_logps, share_prompts
 from tr_align.config import Params
 from tr_align.data.schema import Pair
 from tr_align.errors import UserError
@@ -21,19 +22,25 @@ from tr_align.scratch import write_rows
 
 
 class _Trainer(SFTTrainer):
-    """TRL's trainer; on a CPU the loss, the same, is computed from reply positions alone (see `align/logps.py`)."""
+    """TRL's trainer; on a CPU the loss, the same, is computed without padding and from reply positions alone."""
+
+    def __init__(self, *, model: Any, **kwargs: Any) -> None:
+        super().__init__(model=model, **kwargs)
+        here = self.args.device.type == "cpu" and self.accelerator.num_processes == 1
+        self.packed = here and plain_head(model) and share_prompts(model)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        plain = self.accelerator.unwrap_model(model)
-        if inputs["input_ids"].device.type != "cpu" or self.accelerator.num_processes > 1 or not plain_head(plain):
+        if not self.packed:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         reply = inputs["labels"] != -100
+        rows = zip(inputs["input_ids"], inputs["attention_mask"].bool(), reply, strict=True)
+        examples = [Example(tuple(ids[seen & ~own].tolist()), (tuple(ids[own].tolist()),)) for ids, seen, own in rows]
         with self.accelerator.autocast():
-            logps = completion_logps(plain, inputs["input_ids"], inputs["attention_mask"], reply)
+            logps = reply_logps(self.accelerator.unwrap_model(model), collate(examples, shared=True))
         # Every reply token weighs the same, also across the micro-batches of an optimizer step.
-        return -logps.sum() / (reply[:, 1:].sum() if num_items_in_batch is None else num_items_in_batch)
+        return -logps.sum() / (reply.sum() if num_items_in_batch is None else num_items_in_batch)
 
 
 class _Progress(TrainerCallback):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tr_align import models
-from tr_align.align import trainers
+from tr_align.align import train
 from tr_align.config import Params, load_params
 from tr_align.data.schema import Message, Pair
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainers, "has_bf16", lambda: False)
+    monkeypatch.setattr(train, "has_bf16", lambda: False)
 
 
 @pytest.fixture

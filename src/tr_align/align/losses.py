@@ -77,3 +77,22 @@ def kto_loss(
     gains = torch.sigmoid(beta * torch.where(desirable, ratios - kl, kl - ratios))
     weights = torch.where(desirable, desirable_weight, undesirable_weight)
     return weights * (1 - gains)
+
+
+def paired_kto_loss(
+    chosen_logps: Tensor, rejected_logps: Tensor, ref_chosen_logps: Tensor, ref_rejected_logps: Tensor, beta: float
+) -> Tensor:
+    """KTO on pairs, as in the DPO trainer of the TR paper's authors; each side is measured against the other's mean.
+
+    With `r = log(pi/ref)`, `z_w = max(0, mean r_w)` and `z_l = max(0, mean r_l)` over the batch:
+    `(1 - sigmoid(beta (r_w - z_l)) + 1 - sigmoid(beta (z_w - r_l))) / 2`. Unlike :func:`kto_kl` the means are of
+    the replies themselves, and gradients flow through them: every pair's loss depends on the whole batch.
+
+    Args: four tensors of shape (B,), in nats; `beta` > 0.
+    Returns: the loss of each pair, shape (B,); its mean is the mean over the 2B replies.
+    Source: github.com/turbo-llm/turbo-alignment, `trainers/dpo.py`, `KTOLoss`; removed from TRL in 2024.
+    """
+    chosen, rejected = chosen_logps - ref_chosen_logps, rejected_logps - ref_rejected_logps
+    z_chosen, z_rejected = chosen.mean().clamp(min=0), rejected.mean().clamp(min=0)
+    gains = torch.sigmoid(beta * (chosen - z_rejected)) + torch.sigmoid(beta * (z_chosen - rejected))
+    return 1 - gains / 2

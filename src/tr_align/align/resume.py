@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+from torch import Tensor
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from tr_align import models
-from tr_align.align.reference import ReferenceUpdate
-from tr_align.scratch import read_rows, write_rows
+from tr_align.align import shards
+from tr_align.scratch import append_row, read_rows, write_rows
 
 COMPLETE = "complete"
 """A checkpoint counts only with this file in it, written last."""
@@ -25,32 +27,53 @@ def snapshot_name(step: int) -> str:
     return f"step-{step:05d}"
 
 
-class Snapshots(TrainerCallback):
-    """Keeps the policy as it is after each of the given optimizer steps."""
+def save_atomically(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors so that a restart sees all of them or the file as it was before."""
+    unfinished = path.with_suffix(".tmp")
+    save_file(tensors, unfinished, metadata)
+    os.replace(unfinished, path)
 
-    def __init__(self, folder: Path, steps: list[int], tokenizer: Any) -> None:
+
+class Snapshots(TrainerCallback):
+    """Keeps the policy as it is after each of the given optimizer steps, which are always logged.
+
+    Args: `weights`: the policy's whole state dict, asked of all processes at once; None where nothing is to be written.
+    """
+
+    def __init__(self, folder: Path, steps: list[int], tokenizer: Any, weights: Callable[[], Any]) -> None:
         self.folder = folder
         self.steps = set(steps)
         self.tokenizer = tokenizer
+        self.weights = weights
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
-    ) -> None:
+    ) -> TrainerControl:
         if state.global_step not in self.steps:
-            return
+            return control
+        control.should_log = True
+        weights = self.weights()
+        if weights is None:
+            return control
         target = self.folder / snapshot_name(state.global_step)
         unfinished = target.with_suffix(".tmp")
         shutil.rmtree(unfinished, ignore_errors=True)
-        models.save(model, self.tokenizer, unfinished)
+        models.save(shards.base_model(model), self.tokenizer, unfinished, weights)
         shutil.rmtree(target, ignore_errors=True)
         unfinished.rename(target)
+        return control
 
 
 class Checkpoints(TrainerCallback):
-    """Asks for a checkpoint when `minutes` have passed since the last, and puts the reference into it."""
+    """Asks for a checkpoint when `minutes` have passed since the last, and completes it with the reference.
 
-    def __init__(self, update: ReferenceUpdate, minutes: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.update = update
+    Without it a resumed run would silently start again from the SFT model as reference, as TRL 1.16 does.
+
+    Args: `trainer`: gives accelerator and reference; one process's clock decides for all.
+    """
+
+    def __init__(self, trainer: Any, minutes: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.trainer = trainer
         self.seconds = minutes * 60
         self.clock = clock
         self.last = clock()
@@ -58,17 +81,21 @@ class Checkpoints(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        if state.global_step < state.max_steps and self.clock() - self.last >= self.seconds:
+        accelerator = self.trainer.accelerator
+        late = accelerator.is_main_process and self.clock() - self.last >= self.seconds
+        if state.global_step < state.max_steps and shards.any_process(accelerator, late):
             control.should_save = True
         return control
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        self.update.save(folder)
-        (folder / COMPLETE).touch()
-        for other in folder.parent.glob("checkpoint-*"):
-            if other != folder:
-                shutil.rmtree(other)
+        self.trainer.save_reference(folder)
+        self.trainer.accelerator.wait_for_everyone()
+        if self.trainer.accelerator.is_main_process:
+            (folder / COMPLETE).touch()
+            for other in folder.parent.glob("checkpoint-*"):
+                if other != folder:
+                    shutil.rmtree(other)
         self.last = self.clock()
 
 
@@ -88,14 +115,10 @@ class Log(TrainerCallback):
     def __init__(
         self,
         path: Path,
-        names: tuple[str, ...],
-        update: ReferenceUpdate,
         title: str,
         publish: Callable[[dict[str, float]], None],
     ) -> None:
         self.path = path
-        self.names = names
-        self.update = update
         self.title = title
         self.publish = publish
         self.bar: Any = None
@@ -115,12 +138,11 @@ class Log(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        values = {**(logs or {}), **self.update.distances}
-        if "loss" not in values:  # the summary at the end
+        if not logs or "loss" not in logs:  # the summary at the end
             return
-        row: dict[str, Any] = {"step": state.global_step} | {name: float(values[name]) for name in self.names}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        row: dict[str, Any] = {"step": state.global_step}
+        row |= {name: float(value) for name, value in logs.items() if name != "epoch"}
+        append_row(self.path, row)
         self.publish(row)
         self.bar.update(state.global_step - self.bar.n)
         self.bar.set_postfix(loss=f"{row['loss']:.3f}", margin=f"{row['margin']:.2f}")

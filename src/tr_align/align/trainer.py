@@ -1,0 +1,316 @@
+"""The trainer: batches in a fixed plan, the reference scored a window ahead, one optimizer step at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm import tqdm
+from transformers import Trainer, TrainingArguments
+
+from tr_align.align import shards
+from tr_align.align.batches import Example, collate, split_passes
+from tr_align.align.logps import score_replies_with
+from tr_align.align.lora import merged_weights
+from tr_align.align.objectives import Objective, Sums, pair_metrics
+from tr_align.align.plan import Plan
+from tr_align.align.reference import Reference
+from tr_align.align.resume import save_atomically
+from tr_align.errors import UserError
+
+SCORING_FACTOR = 4
+"""A pass without gradients keeps no activations, so it may be this much larger."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method trains on and how.
+
+    Args:
+        examples: those of the plan, then the held-out ones. names: where each comes from, for messages.
+        plan: which examples each step sees. group: examples of a pass whose loss mixes them (see `Objective.grouped`).
+        interval, alpha: the reference's rule (see :class:`Reference`). max_tokens: positions a pass may have.
+        sft_rewards: whether rewards against the SFT model are logged too; one more forward pass over the data.
+        beta: scales the rewards of held-out pairs.
+        identity: of settings and data; a checkpoint with another is refused.
+        held_out: indices of pairs, chosen and rejected, whose rewards are logged at the steps `evaluate_at`.
+    """
+
+    examples: Sequence[Example]
+    names: Sequence[str]
+    plan: Plan
+    objective: Objective
+    group: int
+    interval: int
+    alpha: float | None
+    max_tokens: int
+    sft_rewards: bool
+    beta: float
+    identity: str
+    held_out: Sequence[int] = ()
+    evaluate_at: frozenset[int] = field(default_factory=frozenset)
+
+
+class AlignTrainer(Trainer):
+    """`transformers.Trainer` with its own step; checkpoints, accelerate, FSDP2, DeepSpeed and callbacks come with it.
+
+    The reference moves when the first step of its next window begins: whatever is logged, evaluated or saved after
+    step s still sees the reference that step s was computed with, never a policy compared with itself.
+    """
+
+    def __init__(self, *, model: Any, args: TrainingArguments, task: Task, **kwargs: Any) -> None:
+        self.task = task
+        self.reference: Reference | None = None
+        self.resume_from: Path | None = None
+        self._own_step = 0
+        self._sums: Sums = {}
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0  # a window is scored by the policy itself, and log-ratios compare like with like
+        self.shared = score_replies_with(shards.base_model(model))
+        rows = task.plan.batch * task.plan.processes * task.plan.steps
+        super().__init__(model=model, args=args, train_dataset=range(rows), data_collator=list, **kwargs)  # type: ignore[arg-type]
+
+    # One step
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """Forward and backward over this process's part of an optimizer step; returns its mean loss."""
+        step = self.state.global_step + 1
+        process, plan = self.accelerator.process_index, self.task.plan
+        first = ((step - 1) * plan.processes + process) * plan.batch
+        assert list(inputs) == list(range(first, first + plan.batch)), "the loader is not where the plan is"
+        rows = plan.rows(step, process)
+        model.train()
+        self._open_window(model, step)
+        passes = self._training_passes(step)[process]
+        losses: list[Tensor] = []
+        for number, part in enumerate(passes):
+            last = number == len(passes) - 1
+            # Gradients meet the other processes' once a step; DeepSpeed steps inside the last backward.
+            self.accelerator.gradient_state._set_sync_gradients(last)
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                loss = self._losses(model, [rows[i] for i in part])
+                losses.append(loss.detach())
+                if last:
+                    self._refuse_non_finite(torch.cat(losses), [rows[i] for part in passes for i in part])
+                self.accelerator.backward(loss.sum() / len(rows))
+        return torch.cat(losses).mean()
+
+    def _losses(self, model: Any, rows: list[int]) -> Tensor:
+        """The loss of each example, shape (B,), and its metrics added to the step's."""
+        reference = self._reference
+        index = torch.tensor(rows, device=self.args.device)
+        policy = self._logps(model, rows)
+        if self._own_step == self.state.global_step + 1:
+            # Right after a hard update, and at the very start, the policy is the reference: it scores itself.
+            reference.logps[index] = policy.detach()
+        before = reference.logps[index]
+        self._add(self.task.objective.metrics(policy.detach(), before, index))
+        if self.task.sft_rewards:
+            against = self.task.objective.metrics(policy.detach(), reference.sft_logps[index], index)
+            self._add({f"{name}_sft": value for name, value in against.items() if name.startswith("reward")})
+        return self.task.objective(policy, before, index)
+
+    def _logps(self, model: Any, rows: Sequence[int]) -> Tensor:
+        batch = collate([self.task.examples[row] for row in rows], self.shared)
+        logps: Tensor = model(batch=batch.to(self.args.device))
+        return logps
+
+    def _training_passes(self, step: int) -> list[list[list[int]]]:
+        """For each process the positions, in its batch, of the examples of each pass; all have equally many passes."""
+        plan, task = self.task.plan, self.task
+        if task.objective.grouped:
+            parts = [list(range(i, i + task.group)) for i in range(0, plan.batch, task.group)]
+            return [parts] * plan.processes
+        return self._even_passes([plan.rows(step, p) for p in range(plan.processes)], task.max_tokens)
+
+    def _even_passes(self, rows: list[list[int]], max_tokens: int) -> list[list[list[int]]]:
+        """Each process's rows in passes, as positions; equally many, for sharded models meet in every pass."""
+        costs = [[self.task.examples[row].cost for row in part] for part in rows]
+        count = max(len(split_passes(part, max_tokens)) for part in costs)
+        return [split_passes(part, max_tokens, count) for part in costs]
+
+    def _refuse_non_finite(self, losses: Tensor, rows: list[int]) -> None:
+        """Stop before such a loss reaches the weights; the last checkpoint stays as it is."""
+        bad = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+        if not shards.any_process(self.accelerator, bool(bad)):
+            return
+        names = sorted({self.task.names[rows[i]] for i in bad}) or ["of another process"]
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        raise UserError(
+            f"the loss is not finite at step {self.state.global_step + 1}, for the prompts {', '.join(names[:5])}{more}"
+            "; no weight was changed by it and the last checkpoint is kept. Look at these rows (prompt_id in "
+            "data/prepared/preferences.jsonl), or lower align.learning_rate"
+        )
+
+    # The reference
+
+    @property
+    def _reference(self) -> Reference:
+        assert self.reference is not None, "made by the first step"
+        return self.reference
+
+    @property
+    def _anchored(self) -> bool:
+        """Whether the SFT model scores all examples before the first step."""
+        return self.task.sft_rewards or self.task.alpha is None
+
+    def _open_window(self, model: Any, step: int) -> None:
+        """Before a step: move the reference if it is due, and score what the coming window needs of it."""
+        task, plan = self.task, self.task.plan
+        if self.reference is None:
+            self._start(model)
+        reference = self._reference
+        if step == 1 and self._anchored:
+            self._score(model, 1, plan.steps, reference.sft_logps, keep=True)
+            reference.logps.copy_(reference.sft_logps)
+        elif step == 1 or reference.due(step - 1):
+            if step > 1:
+                reference.update(step - 1)
+            self._own_step = step if step == 1 or reference.follows_policy else 0
+            with reference.weights():
+                self._score(model, step, step + task.interval - 1, reference.logps)
+
+    def _start(self, model: Any) -> None:
+        shape = (len(self.task.examples), len(self.task.examples[0].replies))
+        sharded = shards.is_sharded(self.accelerator)
+        self.reference = Reference(
+            self.task.interval,
+            self.task.alpha,
+            shards.local_shards(model),
+            shape,
+            self.args.device,
+            self.accelerator.reduce if sharded else lambda total: total,
+        )
+        if self.resume_from is not None:
+            self.reference.load(load_file(self._reference_file(self.resume_from), device=str(self.args.device)))
+
+    def _score(self, model: Any, first: int, last: int, target: Tensor, keep: bool = False) -> None:
+        """Fill `target` with the log-probabilities, by the weights in the model now, that the steps need.
+
+        Args: `keep`: what is done goes to a file once in a while, and what an earlier, killed run did is used.
+        """
+        plan, processes = self.task.plan, range(self.task.plan.processes)
+        own = [set(plan.rows(first, p)) if self._own_step == first else set() for p in processes]
+        needed = [sorted({*plan.window(first, last, p), *self._held_out(p)} - own[p]) for p in processes]
+        file = Path(str(self.args.output_dir)) / f"sft-logps-{self.accelerator.process_index}.safetensors"
+        done = self._kept(file, target) if keep else 0
+        saved = time.monotonic()
+        for number, rows, logps in self._passes_without_gradient(model, needed, done):
+            target[torch.tensor(rows, device=target.device)] = logps
+            if keep and time.monotonic() - saved > 60:
+                save_atomically({"logps": target, "done": torch.tensor(number)}, file)
+                saved = time.monotonic()
+
+    def _passes_without_gradient(
+        self, model: Any, needed: list[list[int]], done: int = 0
+    ) -> Iterator[tuple[int, list[int], Tensor]]:
+        """(passes done, rows, log-probabilities) of this process's rows, length-sorted; `done` passes are skipped."""
+        most = max(map(len, needed))
+        # A process with fewer rows than another scores some twice, so that all have equally many passes.
+        needed = [((rows or [0]) * most)[:most] for rows in needed]
+        process = self.accelerator.process_index
+        passes = self._even_passes(needed, SCORING_FACTOR * self.task.max_tokens)[process] if most else []
+        model.eval()
+        with torch.no_grad():
+            for number in tqdm(range(done, len(passes)), desc="scoring", disable=len(passes) < 10, leave=False):
+                rows = [needed[process][i] for i in passes[number]]
+                yield number + 1, rows, self._logps(model, rows)
+        model.train()
+
+    def _kept(self, file: Path, target: Tensor) -> int:
+        """Passes of the SFT model's scoring that an earlier run finished, their numbers put into `target`."""
+        if not file.exists():
+            return 0
+        kept = load_file(file, device=str(target.device))
+        target.copy_(kept["logps"])
+        return int(kept["done"])
+
+    # Checkpoints and log
+
+    def _reference_file(self, folder: Path) -> Path:
+        return folder / f"reference-{self.accelerator.process_index}.safetensors"
+
+    def save_reference(self, folder: Path) -> None:
+        """Write this process's part of the reference beside a checkpoint's weights."""
+        save_atomically(self._reference.state(), self._reference_file(folder), {"identity": self.task.identity})
+
+    def resume(self, folder: Path) -> Any:
+        """Go on from a checkpoint: policy, optimizer, schedule, place in the data, and reference.
+
+        Raises:
+            UserError: the checkpoint has no reference (TRL writes none), or is of other settings, data or processes.
+        """
+        file = self._reference_file(folder)
+        if not file.exists():
+            raise UserError(
+                f"{folder}: holds no {file.name}; it was written by another trainer or with another number of "
+                "processes, and going on without the reference would silently start again from the SFT model"
+            )
+        with safe_open(file, framework="pt") as opened:
+            if (opened.metadata() or {}).get("identity") != self.task.identity:
+                raise UserError(f"{folder}: is a checkpoint of other settings or other data; delete it to start afresh")
+        self.resume_from = folder
+        return self.train(resume_from_checkpoint=str(folder))
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; at the end the reference moves once more if the rule says so, for nothing but its own record."""
+        result = super().train(*args, **kwargs)
+        if self._reference.due(self.state.global_step):
+            self._reference.update(self.state.global_step)
+        return result
+
+    def full_weights(self) -> dict[str, Tensor] | None:
+        """The policy as a plain model's state dict, on the main process only; all processes have to ask at once."""
+        weights = self.accelerator.get_state_dict(self.model_wrapped)
+        if not self.is_world_process_zero():
+            return None
+        return merged_weights(self.model, weights) if hasattr(self.model, "peft_config") else weights
+
+    def _add(self, sums: Sums) -> None:
+        for name, (total, count) in sums.items():
+            before = self._sums.get(name, (0.0, 0.0))
+            self._sums[name] = (before[0] + total, before[1] + count)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log a step's means, taken over the steps since the last log and over all processes; the one place that
+        waits for the device."""
+        if "loss" in logs:
+            logs |= self._means()
+        super().log(logs, start_time)
+
+    def _means(self) -> dict[str, float]:
+        reference, step = self._reference, self.state.global_step
+        if step in self.task.evaluate_at:
+            self._add(self._held_out_rewards())
+        names = sorted(self._sums)
+        pairs = torch.stack([torch.stack(self._sums[name]) for name in names])
+        totals, counts = self.accelerator.reduce(pairs).unbind(1)
+        distances = reference.distances()
+        values = torch.cat([totals / counts, torch.stack([*distances.values()])]).tolist()
+        means = dict(zip([*names, *distances], values, strict=True))
+        self._sums = {}
+        for name in [name for name in means if "reward_chosen" in name]:
+            means[name.replace("reward_chosen", "margin")] = means[name] - means[name.replace("chosen", "rejected")]
+        return means | {"since_update": reference.since_update(step)}
+
+    def _held_out(self, process: int) -> Sequence[int]:
+        return self.task.held_out[process :: self.task.plan.processes]
+
+    def _held_out_rewards(self) -> Sums:
+        """Rewards of this process's held-out pairs against the reference of the step that was just made."""
+        needed = [list(self._held_out(p)) for p in range(self.task.plan.processes)]
+        policy = torch.zeros_like(self._reference.logps)
+        for _, rows, logps in self._passes_without_gradient(self.model_wrapped, needed):
+            policy[torch.tensor(rows, device=policy.device)] = logps
+        own = torch.tensor(needed[self.accelerator.process_index], dtype=torch.long, device=policy.device)
+        rewards = pair_metrics(policy[own], self._reference.logps[own], self.task.beta)
+        return {f"held_out_{name}": value for name, value in rewards.items() if not name.startswith("logps")}
