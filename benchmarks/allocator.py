@@ -24,11 +24,11 @@ def measure(keep: bool, steps: int) -> list[float]:
 
     if keep:
         prepare_process()
+    from tr_align.align.trainers import make_trainer
     from transformers import TrainerCallback
 
     from tr_align import models
     from tr_align.align.reference import ReferenceUpdate
-    from tr_align.align.trainers import make_trainer
     from tr_align.config import load_params
     from tr_align.data import embedded
 

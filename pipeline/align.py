@@ -26,7 +26,7 @@ def main() -> None:
     from tr_align.align.train import train_method
 
     for warning in params.warnings():
-        if f" {name} " in warning:
+        if f"the reference of {name} " in warning:
             print(f"warning: {warning}", file=sys.stderr)
     inputs = [DATA, SFT / "model.safetensors"]
     folder = scratch.folder(f"align@{name}", {"run": tracking.run_key(name, params)}, inputs)

@@ -64,6 +64,29 @@ def test_tied_weights_stay_tied(tmp_path: Path, tokenizer: Any) -> None:
     assert loaded.get_output_embeddings().weight[7].unique().tolist() == [1.0]
 
 
+def test_tied_weights_are_stored_once(tmp_path: Path, tokenizer: Any) -> None:
+    """The model's own state dict, and one gathered from elsewhere, where the two are copies of each other."""
+    model = models.load_model(models.RANDOM)
+    copies = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert "lm_head.weight" in copies
+    for folder, weights in ((tmp_path / "own", None), (tmp_path / "given", copies)):
+        models.save(model, tokenizer, folder, weights)
+        stored = load_file(folder / "model.safetensors")
+        assert set(copies) - set(stored) == {"lm_head.weight"}
+        loaded = models.load_model(str(folder))
+        head = loaded.get_output_embeddings().weight
+        assert head is loaded.get_input_embeddings().weight
+        assert torch.equal(head, copies["lm_head.weight"].to(torch.bfloat16).float())
+
+
+def test_the_weights_that_are_given_are_the_ones_that_are_saved(tmp_path: Path, tokenizer: Any) -> None:
+    model = models.load_model(models.RANDOM)
+    doubled = {name: 2 * tensor for name, tensor in model.state_dict().items()}
+    models.save(model, tokenizer, tmp_path, doubled)
+    for name, weight in models.load_model(str(tmp_path)).named_parameters():
+        assert torch.equal(weight, doubled[name].to(torch.bfloat16).float())
+
+
 def test_weights_that_are_not_tied_stay_apart(tmp_path: Path, tokenizer: Any) -> None:
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -75,6 +98,7 @@ def test_weights_that_are_not_tied_stay_apart(tmp_path: Path, tokenizer: Any) ->
     )
     model = LlamaForCausalLM(config)
     models.save(model, tokenizer, tmp_path)
+    assert "lm_head.weight" in load_file(tmp_path / "model.safetensors")
     loaded = models.load_model(str(tmp_path))
     for get in ("get_input_embeddings", "get_output_embeddings"):
         assert torch.equal(getattr(loaded, get)().weight, getattr(model, get)().weight.to(torch.bfloat16).float())

@@ -294,9 +294,11 @@ def _fields_at(location: tuple[Any, ...]) -> list[str]:
     for part in location:
         field = model.model_fields.get(str(part))
         annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        kinds = (annotation, *get_args(annotation))  # the model itself, or one that may be null
+        models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not models:
             return list(Method.model_fields)  # the entries of `methods` are the only ones with free names
-        model = annotation
+        model = models[0]
     return list(model.model_fields)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tr_align import models
 from tr_align.align import train
@@ -13,6 +14,9 @@ from tr_align.config import Params, load_params
 from tr_align.data.schema import Message, Pair
 
 ROOT = Path(__file__).parents[2]
+
+# Models this small only wait for a second thread, and for ever where another process has the core.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from math import exp, log
 import pytest
 import torch
 
-from tr_align.align.losses import dpo_loss, ipo_loss, kto_kl, kto_loss
+from tr_align.align.losses import dpo_loss, ipo_loss, kto_kl, kto_loss, paired_kto_loss
 
 
 def sigmoid(x: float) -> float:
@@ -66,3 +66,57 @@ def test_kto_by_hand() -> None:
         undesirable_weight=0.7,
     )
     assert losses.tolist() == pytest.approx([1.5 * (1 - sigmoid(0.1)), 0.7 * (1 - sigmoid(0.5))])
+
+
+def paired(chosen: list[float], rejected: list[float], beta: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The paired loss of these log-ratios, whatever the reference is, and the two tensors it has gradients in."""
+    reference = torch.linspace(-20, -10, len(chosen))
+    policy = (reference + torch.tensor(chosen)).requires_grad_(), (reference + torch.tensor(rejected)).requires_grad_()
+    return paired_kto_loss(*policy, reference, reference, beta), *policy
+
+
+def test_paired_kto_by_hand() -> None:
+    """r_w = (3, 1), r_l = (2, -1): z_w = 2, z_l = 0.5. Each side is measured against the other side's mean.
+
+    First pair: 1 - sigmoid(b (3 - 0.5)) and 1 - sigmoid(b (2 - 2)); second: b (1 - 0.5) and b (2 + 1); b = 0.2.
+    """
+    losses, *_ = paired([3.0, 1.0], [2.0, -1.0], beta=0.2)
+    first = (1 - sigmoid(0.5)) + (1 - sigmoid(0.0))
+    second = (1 - sigmoid(0.1)) + (1 - sigmoid(0.6))
+    assert losses.tolist() == pytest.approx([first / 2, second / 2])
+    # The mean over the pairs is the mean over the four replies.
+    assert losses.mean().item() == pytest.approx((first + second) / 4)
+
+
+def test_paired_kto_clamps_both_means_at_zero() -> None:
+    """r_w = (-3, 1), r_l = (-2, -4): both means are negative, so both points are 0."""
+    losses, *_ = paired([-3.0, 1.0], [-2.0, -4.0], beta=0.5)
+    expected = [2 - sigmoid(-1.5) - sigmoid(1.0), 2 - sigmoid(0.5) - sigmoid(2.0)]
+    assert losses.tolist() == pytest.approx([x / 2 for x in expected])
+
+
+def test_paired_kto_gradient_flows_through_the_means() -> None:
+    """As above z_w = 2, z_l = 0.5. With s' = s (1 - s), b = 0.2, and L the first pair's loss alone:
+
+    dL/d r_w = -b/2 (s'(0.5) own, + s'(0) / 2 through z_w), and for the *second* pair's r_w, only through z_w:
+    -b/2 s'(0) / 2. dL/d r_l = b/2 (s'(0) own, + s'(0.5) / 2 through z_l); the second pair's: b/2 s'(0.5) / 2.
+    """
+    losses, chosen, rejected = paired([3.0, 1.0], [2.0, -1.0], beta=0.2)
+    losses[0].backward()
+    slope = {x: sigmoid(x) * (1 - sigmoid(x)) for x in (0.0, 0.5)}
+    assert chosen.grad is not None and rejected.grad is not None
+    assert chosen.grad.tolist() == pytest.approx([-0.1 * (slope[0.5] + slope[0.0] / 2), -0.1 * slope[0.0] / 2])
+    assert rejected.grad.tolist() == pytest.approx([0.1 * (slope[0.0] + slope[0.5] / 2), 0.1 * slope[0.5] / 2])
+
+
+def test_paired_kto_gradient_does_not_flow_through_a_clamped_mean() -> None:
+    losses, chosen, rejected = paired([-3.0, 1.0], [-2.0, -4.0], beta=0.5)
+    losses[0].backward()
+    assert chosen.grad is not None and rejected.grad is not None
+    assert chosen.grad[1].item() == rejected.grad[1].item() == 0.0
+
+
+def test_paired_kto_starts_at_one_half() -> None:
+    """A policy equal to its reference: every ratio and both means are 0, and 1 - sigmoid(0) = 1/2."""
+    losses, *_ = paired([0.0] * 3, [0.0] * 3, beta=0.7)
+    assert losses.tolist() == [0.5] * 3

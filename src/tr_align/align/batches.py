@@ -101,21 +101,28 @@ def split_passes(costs: Sequence[int], max_tokens: int, at_least: int = 1) -> li
     and speed depend on it. An example that is longer alone is a pass of its own.
 
     Args: positions an example needs; `at_least` so many passes (all processes need the same number).
-    Returns: indices into `costs`, each once, shortest first.
+    Returns: indices into `costs`, each once, shortest first; exactly `at_least` passes where fewer would do.
     Raises:
         ValueError: more passes asked for than there are examples.
     """
     if at_least > len(costs):
         raise ValueError(f"{len(costs)} examples cannot be split into {at_least} passes")
     order = sorted(range(len(costs)), key=lambda i: (costs[i], i))
-    count = max(at_least, -(-sum(costs) // max_tokens))
-    while count < len(costs):
-        passes = _evenly([costs[i] for i in order], count)
-        if all(sum(costs[order[k]] for k in part) <= max_tokens or len(part) == 1 for part in passes):
-            break
+    ordered = [costs[i] for i in order]
+
+    def total(part: list[int]) -> int:
+        return sum(ordered[k] for k in part)
+
+    count = max(1, min(len(costs), -(-sum(costs) // max_tokens)))
+    passes = _evenly(ordered, count)
+    while any(total(part) > max_tokens and len(part) > 1 for part in passes):
         count += 1
-    else:
-        passes = [[k] for k in range(len(costs))]
+        passes = _evenly(ordered, count)
+    while len(passes) < at_least:
+        largest = max((part for part in passes if len(part) > 1), key=total)
+        k = passes.index(largest)
+        halves = _evenly([ordered[k] for k in largest], 2)
+        passes[k : k + 1] = [[largest[i] for i in half] for half in halves]
     return [[order[k] for k in part] for part in passes]
 
 

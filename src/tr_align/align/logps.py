@@ -96,6 +96,17 @@ def plain_head(model: Any) -> bool:
     )
 
 
+def _head_logps(head: Any, states: Tensor, labels: Tensor) -> Tensor:
+    """:func:`token_logps` as a call of the output layer: under ZeRO-3 its weight is there only for its own calls."""
+    plain = head.forward
+    head.forward = lambda states: token_logps(states, head.weight, labels)
+    try:
+        logps: Tensor = head(states)
+    finally:
+        head.forward = plain
+    return logps
+
+
 def reply_logps(model: Any, batch: Batch) -> Tensor:
     """Sum of the log-probabilities of each reply's tokens, one pass of the model.
 
@@ -113,7 +124,7 @@ def reply_logps(model: Any, batch: Batch) -> Tensor:
         inputs |= {"attention_mask": batch.input_ids.new_zeros(1, 1, 1, 1), "segments": batch.segments}
     if plain_head(model):
         states = model.base_model(**inputs).last_hidden_state.flatten(0, 1)[batch.predictors]
-        logps = token_logps(states, model.get_output_embeddings().weight, batch.labels)
+        logps = _head_logps(model.get_output_embeddings(), states, batch.labels)
     else:
         # Logits that are scaled or capped after the head (Gemma 2, Granite, Cohere): only the whole model knows how.
         logits = type(model).forward(model, **inputs).logits.flatten(0, 1)[batch.predictors]

@@ -63,14 +63,15 @@ def unpaired_groups(
     """KTO's examples: single replies, desirable and undesirable alternating, each with a mismatched reply.
 
     Each side is in a random order of its own. The mismatched reply of an example is the one before it in its group
-    (for the first: the last), or, where that answers the same prompt, the next one back that does not. (TRL's
-    unpairing gives a thousand desirable rows and then a thousand undesirable ones, and must not shuffle them.)
+    (for the first: the last), or, where that answers the same prompt, the next one back that does not; a group that
+    drew one prompt only, as small ones do, exchanges a reply with another. (TRL's unpairing gives a thousand desirable
+    rows and then a thousand undesirable ones, and must not shuffle them.)
 
     Args: examples with one reply each; `group`: how many share one estimate of the KL.
     Returns: examples with two replies (its own, the mismatched one), whether desirable, and the index of its source in
         `desirable` or `undesirable`; only whole groups.
     Raises:
-        UserError: a group of one, or of replies to one prompt only: nothing is mismatched there.
+        UserError: a group of one, or no way to have two prompts in each: nothing is mismatched there.
     """
     if group < 2:
         raise UserError("align.batch_size: KTO compares replies within a batch, so it needs at least two")
@@ -82,17 +83,36 @@ def unpaired_groups(
         for pair in zip(*orders, strict=False)
         for side, i in zip((desirable, undesirable), pair, strict=True)
     ]
+    groups = [mixed[start : start + group] for start in range(0, len(mixed) - group + 1, group)]
+    for part in groups:
+        if _one_prompt(part):
+            _swap_a_reply(part, groups)
     examples, labels, sources = [], [], []
-    for start in range(0, len(mixed) - group + 1, group):
-        part = mixed[start : start + group]
+    for part in groups:
         for k, (example, label, source) in enumerate(part):
-            others = (part[k - back][0] for back in range(1, group))
-            other = next((other for other in others if other.prompt != example.prompt), None)
-            if other is None:
-                raise UserError(
-                    "KTO: a batch holds replies to one prompt only, so none is mismatched; use more prompts"
-                )
+            before = (part[k - back][0] for back in range(1, group))
+            other = next(other for other in before if other.prompt != example.prompt)
             examples.append(Example(example.prompt, (example.replies[0], other.replies[0])))
             labels.append(label)
             sources.append(source)
     return examples, labels, sources
+
+
+_Group = list[tuple[Example, bool, int]]
+
+
+def _one_prompt(group: _Group) -> bool:
+    return len({example.prompt for example, _, _ in group}) == 1
+
+
+def _swap_a_reply(group: _Group, groups: list[_Group]) -> None:
+    """Exchange a group's last reply for another group's on the same side, so that both have replies to mismatch."""
+    for other in groups:
+        for k, row in enumerate(other):
+            if other is group or row[1] != group[-1][1]:
+                continue
+            group[-1], other[k] = row, group[-1]
+            if not _one_prompt(group) and not _one_prompt(other):
+                return
+            group[-1], other[k] = other[k], row
+    raise UserError("KTO: a batch holds replies to one prompt only, so none is mismatched; use more prompts")

@@ -45,6 +45,14 @@ def _matched(first: Iterable[Tensor], second: Iterable[Tensor]) -> list[tuple[Te
     return pairs
 
 
+@torch.no_grad()
+def _exchange(pairs: Iterable[tuple[Tensor, Tensor]]) -> None:
+    for first, second in pairs:
+        kept = first.clone()
+        first.copy_(second)
+        second.copy_(kept)
+
+
 class Sketch:
     """Euclidean distances between parameter vectors from a fixed, even sample of their coordinates.
 
@@ -68,9 +76,7 @@ class Sketch:
 
     def distance(self, first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
         """Estimated distance of two samples, a scalar on their device; summed over processes where shards are."""
-        squares = [
-            scale * (a - b).square().sum() for a, b, scale in zip(first, second, self.scales, strict=True) if a.numel()
-        ]
+        squares = [scale * (a - b).square().sum() for a, b, scale in zip(first, second, self.scales, strict=True)]
         return self.reduce(torch.stack(squares).sum()).sqrt()
 
 
@@ -96,6 +102,7 @@ class Reference:
         shards: this process's part of each trained parameter, in place (see `shards.py`).
         shape: (examples, replies an example). device: where log-probabilities are kept.
         reduce: sums a scalar over the processes that share the model.
+        read: what forward passes read, where that is not `shards` themselves (ZeRO-3).
     Raises:
         ValueError: alpha outside (0, 1], or an interval below 1.
     """
@@ -108,19 +115,21 @@ class Reference:
         shape: tuple[int, int],
         device: torch.device,
         reduce: Callable[[Tensor], Tensor] = lambda total: total,
+        read: Sequence[Tensor] | None = None,
     ) -> None:
         if interval < 1 or (alpha is not None and not 0 < alpha <= 1):
             raise ValueError(f"interval has to be at least 1 and alpha in (0, 1], they are {interval} and {alpha}")
         self.interval = interval
         self.alpha = alpha
         self.shards = shards
+        self.read = shards if read is None else read
         self.updated_at: list[int] = []
         soft = alpha is not None and alpha < 1
         # float32 whatever the policy is: in bfloat16 a small alpha is rounded away.
         self.master = [shard.detach().to(torch.float32, copy=True) for shard in shards] if soft else []
         self.sketch = Sketch(shards, reduce)
         self.sft_sample = self.sketch.sample(shards)
-        self.sample = self.sft_sample
+        self.sample = [tensor.clone() for tensor in self.sft_sample]  # safetensors refuses tensors that share memory
         unknown = torch.full(shape, float("nan"), device=device)
         self.logps, self.sft_logps = unknown.clone(), unknown
 
@@ -149,18 +158,21 @@ class Reference:
     @contextmanager
     def weights(self) -> Iterator[None]:
         """For as long as it lasts the policy's parameters hold the reference's weights (no gradients meanwhile)."""
-        self._exchange()
+        alike, filled = [], []
+        for read, values, reference in zip(self.read, self.shards, self.master, strict=True) if self.master else []:
+            same = read.data_ptr() == values.data_ptr()
+            if same and read.dtype == reference.dtype:
+                alike.append((read, reference))
+            else:
+                # Read is a copy of the values (ZeRO-3), or has fewer bits than the reference, which must not lose them.
+                filled.append((read, reference, values.clone() if same else values))
+        _exchange(alike)
+        hard_update([read for read, _, _ in filled], [reference for _, reference, _ in filled])
         try:
             yield
         finally:
-            self._exchange()
-
-    @torch.no_grad()
-    def _exchange(self) -> None:
-        for policy, reference in zip(self.shards if self.master else [], self.master, strict=True):
-            kept = policy.clone()
-            policy.copy_(reference)
-            reference.copy_(kept)
+            _exchange(alike)
+            hard_update([read for read, _, _ in filled], [values for _, _, values in filled])
 
     def distances(self) -> dict[str, Tensor]:
         """`ref_from_sft` and `policy_from_ref`, scalars on the device."""

@@ -83,7 +83,8 @@ class Checkpoints(TrainerCallback):
     ) -> TrainerControl:
         accelerator = self.trainer.accelerator
         late = accelerator.is_main_process and self.clock() - self.last >= self.seconds
-        if state.global_step < state.max_steps and shards.any_process(accelerator, late):
+        # Only where a row of the log ends: a resumed run could not average over steps it did not make.
+        if control.should_log and state.global_step < state.max_steps and shards.any_process(accelerator, late):
             control.should_save = True
         return control
 
@@ -93,10 +94,16 @@ class Checkpoints(TrainerCallback):
         self.trainer.accelerator.wait_for_everyone()
         if self.trainer.accelerator.is_main_process:
             (folder / COMPLETE).touch()
-            for other in folder.parent.glob("checkpoint-*"):
-                if other != folder:
-                    shutil.rmtree(other)
+            remove_checkpoints(folder.parent, but=folder)
         self.last = self.clock()
+
+
+def remove_checkpoints(folder: Path, but: Path | None = None) -> None:
+    """Delete all checkpoints but one; one that a kill leaves half deleted does not count as complete."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if checkpoint != but:
+            (checkpoint / COMPLETE).unlink(missing_ok=True)
+            shutil.rmtree(checkpoint)
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 
@@ -16,21 +17,46 @@ def base_model(model: Any) -> Any:
 def local_shards(model: Any) -> list[Tensor]:
     """What the reference follows: the trained parameters and the floating-point buffers, as this process holds them.
 
-    The tensors share memory with the model, so writing to them changes it. Tied weights appear once. With LoRA the
-    trained parameters are the adapter's.
+    The tensors share memory with the model (under ZeRO-3 with the optimizer's float32 copy). Tied weights appear once.
+    With LoRA the trained parameters are the adapter's. Nothing may be gathered (see :func:`forget_gathered`).
     """
-    parameters = [_local(p) for p in model.parameters() if p.requires_grad]
-    return parameters + [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    return [values for values, _ in _trained(model)] + _buffers(model)
 
 
-def _local(parameter: Any) -> Tensor:
-    shard: Tensor
-    if hasattr(parameter, "ds_tensor"):  # DeepSpeed ZeRO-3: the parameter itself is empty between passes
-        shard = parameter.ds_tensor
-        return shard
+def read_shards(model: Any) -> list[Tensor]:
+    """What forward passes read, in the order of :func:`local_shards`: the same, but under ZeRO-3 its own parameters,
+    perhaps bfloat16, which it refreshes from the optimizer's."""
+    return [read for _, read in _trained(model)] + _buffers(model)
+
+
+def _trained(model: Any) -> list[tuple[Tensor, Tensor]]:
+    return [_local(parameter) for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _buffers(model: Any) -> list[Tensor]:
+    return [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+
+
+def _local(parameter: Any) -> tuple[Tensor, Tensor]:
+    if hasattr(parameter, "ds_tensor"):  # ZeRO-3
+        from deepspeed.utils import safe_get_local_fp32_param
+
+        values = safe_get_local_fp32_param(parameter).detach().view(-1)
+        # The last process's part ends in padding.
+        length = max(0, min(values.numel(), parameter.ds_numel - dist.get_rank() * parameter.ds_tensor.numel()))
+        return values[:length], parameter.ds_tensor.detach().view(-1)[:length]
     data = parameter.detach()
     shard = data.to_local() if hasattr(data, "to_local") else data  # FSDP2 holds DTensors
-    return shard
+    return shard, shard
+
+
+def forget_gathered(model: Any) -> None:
+    """Drop what sharded models keep whole after a forward pass: else shards are hidden, or changes to them unseen."""
+    for module in model.modules():
+        if hasattr(module, "reshard"):  # FSDP2
+            module.reshard()
+    if hasattr(model, "empty_partition_cache"):  # ZeRO-3
+        model.empty_partition_cache()
 
 
 def is_sharded(accelerator: Any) -> bool:

@@ -21,7 +21,7 @@ from tr_align.align.batches import Example
 from tr_align.align.lora import add_adapter
 from tr_align.align.objectives import KtoObjective, Objective, PairObjective
 from tr_align.align.plan import plan_blocks, unpaired_groups
-from tr_align.align.resume import Checkpoints, Log, Snapshots, last_checkpoint
+from tr_align.align.resume import Checkpoints, Log, Snapshots, last_checkpoint, remove_checkpoints
 from tr_align.align.tokens import encode_pairs
 from tr_align.align.trainer import AlignTrainer, Task
 from tr_align.config import Params
@@ -72,9 +72,11 @@ def train_method(
     """
     log, snapshots = folder / TRAIN_LOG, folder / "snapshots"
     tokenizer = models.load_tokenizer(str(sft))
+    # Before DeepSpeed is configured: from then on models load in parts, and the parts cannot be tried (logps.py).
+    policy = load_policy(params, sft)
     args = training_arguments(params, params.methods[name].loss, folder / "checkpoints")
     task = make_task(name, params, tokenizer, pairs, args.world_size, accelerate.utils.gather)
-    trainer: Any = AlignTrainer(model=load_policy(params, sft), args=args, task=task)
+    trainer: Any = AlignTrainer(model=policy, args=args, task=task)
     for noise in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(noise)
     trainer.add_callback(Snapshots(snapshots, params.align.evaluation_steps, tokenizer, trainer.full_weights))
@@ -88,6 +90,7 @@ def train_method(
         trainer.resume(checkpoint)
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
+        remove_checkpoints(folder / "checkpoints")
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return Result(snapshots, log, trainer.reference.updated_at)
 
@@ -171,7 +174,7 @@ def make_task(
         max_tokens=align.max_tokens,
         sft_rewards=align.sft_rewards,
         beta=beta,
-        identity=_identity(name, params, examples),
+        identity=_identity(name, params, processes, [*examples, *others]),
         held_out=range(len(examples), len(examples) + len(others)),
         evaluate_at=frozenset(align.evaluation_steps),
     )
@@ -191,10 +194,11 @@ def _group(params: Params, loss: str) -> int:
     return params.align.batch_size * (2 if loss == "kto" and not params.kto.paired else 1)
 
 
-def _identity(name: str, params: Params, examples: Sequence[Example]) -> str:
+def _identity(name: str, params: Params, processes: int, examples: Sequence[Example]) -> str:
     """What a checkpoint belongs to: the method, every setting that changes its numbers, and the examples."""
     settings = {
         "method": params.methods[name].model_dump(),
+        "processes": processes,
         "seed": params.seed,
         "align": params.align.model_dump(exclude={"checkpoint_minutes", "log_every"}),
         **{key: getattr(params, key).model_dump() for key in ("ref_update", "beta", "dpo", "ipo", "kto")},

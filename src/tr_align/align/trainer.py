@@ -73,8 +73,11 @@ class AlignTrainer(Trainer):
         self._own_step = 0
         self._sums: Sums = {}
         for module in model.modules():
+            # A window is scored by the policy itself, and log-ratios have to compare like with like.
             if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0  # a window is scored by the policy itself, and log-ratios compare like with like
+                module.p = 0.0
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = 0.0
         self.shared = score_replies_with(shards.base_model(model))
         rows = task.plan.batch * task.plan.processes * task.plan.steps
         super().__init__(model=model, args=args, train_dataset=range(rows), data_collator=list, **kwargs)  # type: ignore[arg-type]
@@ -176,12 +179,15 @@ class AlignTrainer(Trainer):
             if step > 1:
                 reference.update(step - 1)
             self._own_step = step if step == 1 or reference.follows_policy else 0
+            shards.forget_gathered(model)
             with reference.weights():
                 self._score(model, step, step + task.interval - 1, reference.logps)
+                shards.forget_gathered(model)
 
     def _start(self, model: Any) -> None:
         shape = (len(self.task.examples), len(self.task.examples[0].replies))
         sharded = shards.is_sharded(self.accelerator)
+        shards.forget_gathered(model)
         self.reference = Reference(
             self.task.interval,
             self.task.alpha,
@@ -189,6 +195,7 @@ class AlignTrainer(Trainer):
             shape,
             self.args.device,
             self.accelerator.reduce if sharded else lambda total: total,
+            shards.read_shards(model) if hasattr(model, "empty_partition_cache") else None,
         )
         if self.resume_from is not None:
             self.reference.load(load_file(self._reference_file(self.resume_from), device=str(self.args.device)))
