@@ -18,7 +18,7 @@ def prepare_process() -> None:
 
     On a CPU, glibc hands every large block back to the system when a step frees it and takes it again,
     zeroed page by page, a moment later; keeping it saves that work in every step
-    (measured by benchmarks/allocator.py). Telemetry of the libraries is switched off.
+    (measured by benchmarks/ablations.py). Telemetry of the libraries is switched off.
     """
     disable_telemetry()
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -72,7 +72,6 @@ def main() -> None:
         "zero3": "DeepSpeedEngine",
     }
     assert expected[wrapper] in seen["wrapped"], seen
-    assert models is not None
     sys.stdout.flush()
     os._exit(0)  # taking FSDP2's process group apart sometimes aborts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -154,6 +155,16 @@ class AlignTrainer(Trainer):
             "data/prepared/preferences.jsonl), or lower align.learning_rate"
         )
 
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Called between backward and optimizer; a finite loss can still have a gradient that is not."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None and not math.isfinite(norm):
+            raise UserError(
+                f"the gradient is not finite at step {self.state.global_step + 1}; the last checkpoint is kept. "
+                "Lower align.learning_rate, or look at the step's rows for extreme ones"
+            )
+        return norm
+
     # The reference
 
     @property
@@ -214,7 +225,7 @@ class AlignTrainer(Trainer):
         for number, rows, logps in self._passes_without_gradient(model, needed, done):
             target[torch.tensor(rows, device=target.device)] = logps
             if keep and time.monotonic() - saved > 60:
-                save_atomically({"logps": target, "done": torch.tensor(number)}, file)
+                save_atomically({"logps": target, "done": torch.tensor(number)}, file, self._metadata)
                 saved = time.monotonic()
 
     def _passes_without_gradient(
@@ -235,7 +246,7 @@ class AlignTrainer(Trainer):
 
     def _kept(self, file: Path, target: Tensor) -> int:
         """Passes of the SFT model's scoring that an earlier run finished, their numbers put into `target`."""
-        if not file.exists():
+        if not file.exists() or not self._belongs(file):
             return 0
         kept = load_file(file, device=str(target.device))
         target.copy_(kept["logps"])
@@ -246,9 +257,18 @@ class AlignTrainer(Trainer):
     def _reference_file(self, folder: Path) -> Path:
         return folder / f"reference-{self.accelerator.process_index}.safetensors"
 
+    @property
+    def _metadata(self) -> dict[str, str]:
+        return {"identity": self.task.identity}
+
+    def _belongs(self, file: Path) -> bool:
+        """Whether a file was written with these settings and data."""
+        with safe_open(file, framework="pt") as opened:
+            return bool(opened.metadata() == self._metadata)
+
     def save_reference(self, folder: Path) -> None:
         """Write this process's part of the reference beside a checkpoint's weights."""
-        save_atomically(self._reference.state(), self._reference_file(folder), {"identity": self.task.identity})
+        save_atomically(self._reference.state(), self._reference_file(folder), self._metadata)
 
     def resume(self, folder: Path) -> Any:
         """Go on from a checkpoint: policy, optimizer, schedule, place in the data, and reference.
@@ -262,9 +282,8 @@ class AlignTrainer(Trainer):
                 f"{folder}: holds no {file.name}; it was written by another trainer or with another number of "
                 "processes, and going on without the reference would silently start again from the SFT model"
             )
-        with safe_open(file, framework="pt") as opened:
-            if (opened.metadata() or {}).get("identity") != self.task.identity:
-                raise UserError(f"{folder}: is a checkpoint of other settings or other data; delete it to start afresh")
+        if not self._belongs(file):
+            raise UserError(f"{folder}: is a checkpoint of other settings or other data; delete it to start afresh")
         self.resume_from = folder
         return self.train(resume_from_checkpoint=str(folder))
 
