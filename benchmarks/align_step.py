@@ -39,9 +39,9 @@ class Case:
 
 
 CASES = {
-    "default": Case("dpo", 1.0, 10, 20),
+    "default": Case("dpo", 1.0, 10, 10),
     "default, TRL with our allocator settings": Case("dpo", 1.0, 10, 10, allocator=True),
-    "default, rewards against SFT logged": Case("dpo", 1.0, 10, 20, sft_rewards=True),
+    "default, rewards against SFT logged": Case("dpo", 1.0, 10, 10, sft_rewards=True),
     "default, activation checkpointing": Case("dpo", 1.0, 10, 10, checkpointing=True),
     "soft, every 16 steps": Case("dpo", 0.6, 16, 16),
     "soft, every step": Case("dpo", 0.6, 1, 6),
@@ -292,19 +292,24 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a folder or file of Anthropic-HH rows (*.jsonl.gz)")
     parser.add_argument("--cases", nargs="+", default=["default"], help="names, or all: " + "; ".join(CASES))
     parser.add_argument("--pairs", type=int, default=8, help="pairs a step")
-    parser.add_argument("--longest", type=int, default=512, help="tokens; longer sequences are left out")
+    parser.add_argument("--longest", type=int, default=384, help="tokens; longer sequences are left out")
     parser.add_argument("--max-tokens", type=int, default=1536, help="align.max_tokens")
     parser.add_argument("--steps", type=int, help="fewer or more steps than the case's")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    names = list(CASES) if arguments.cases == ["all"] else arguments.cases
+    if arguments.worker == "prepare":
+        prepare(arguments, names, arguments.folder)
+        return
     if arguments.worker:
         case = CASES[arguments.cases[0]]
         worker(arguments.worker, replace(case, steps=arguments.steps or case.steps), arguments, arguments.folder)
         return
-    names = list(CASES) if arguments.cases == ["all"] else arguments.cases
     with tempfile.TemporaryDirectory() as folder:
-        prepare(arguments, names, Path(folder))
+        # In a process of its own: TRL's side alone may need most of the memory.
+        command = [sys.executable, __file__, *sys.argv[1:], "--worker", "prepare", "--folder", folder]
+        subprocess.run(command, check=True)
         rows = [compare(name, arguments, Path(folder)) for name in names]
     print("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
     for row in rows:

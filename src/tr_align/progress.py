@@ -41,7 +41,8 @@ def run_stage(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         sys.exit(f"\nerror: {error}\n")
-    _remember(stage, time.monotonic() - started)
+    if os.environ.get("RANK", "0") == "0":  # the others of a training on several GPUs would write the same files
+        _remember(stage, time.monotonic() - started)
     # Taking torch apart costs a second in each of forty stages; the process ends here anyway.
     atexit._run_exitfuncs()
     sys.stdout.flush()
