@@ -22,7 +22,7 @@ setup: .venv/.installed
 repro: setup
 	$(BIN)/python pipeline/repro.py
 
-# DeepSpeed lives beside the environment: transformers imports it, slowly and loudly, wherever it finds it.
+# DeepSpeed has a folder of its own: transformers imports it, slowly and loudly, wherever it finds it.
 .venv/deepspeed: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target $@ \
 	  deepspeed==0.19.8 einops==0.8.2 hjson==3.1.0 msgpack==1.2.4 ninja==1.13.2 py-cpuinfo==9.0.0
