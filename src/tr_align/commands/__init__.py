@@ -1,0 +1,1 @@
+"""The commands of `tr-align`, one module a group. `register(commands)` adds them to the parser."""
