@@ -14,8 +14,8 @@ from tr_align.scoring import score
 Row = dict[str, Any]
 
 
-def reply(step: int, prompt: str, kl: float, ratio: float, tokens: int) -> Row:
-    return {"step": step, "prompt_id": prompt, "kl": kl, "log_ratio": ratio, "tokens": tokens}
+def reply(step: int, prompt: str, kl: float, ratio: float, tokens: int, text: str) -> Row:
+    return {"step": step, "prompt_id": prompt, "kl": kl, "log_ratio": ratio, "tokens": tokens, "reply": text}
 
 
 def rating(step: int, prompt: str, *axes: float | None) -> Row:
@@ -30,12 +30,15 @@ def duels(against: str, prompt: str, first: str | None, second: str | None) -> l
 
 # The last step comes first: the order of the rows says nothing.
 REPLIES = [
-    reply(4, "a", 1.0, 3.0, 10),
-    reply(4, "b", 2.0, -1.0, 20),
-    reply(4, "c", 6.0, 4.0, 30),
-    reply(2, "a", 0.5, 0.25, 7),
-    reply(2, "b", 1.5, 0.75, 9),
+    reply(4, "a", 1.0, 3.0, 10, "a b"),
+    reply(4, "b", 2.0, -1.0, 20, "a c"),
+    reply(4, "c", 6.0, 4.0, 30, "x y z z z"),
+    reply(2, "a", 0.5, 0.25, 7, "an early reply"),
+    reply(2, "b", 1.5, 0.75, 9, ""),
 ]
+SFT = [reply(0, "a", 0, 0, 1, "one"), reply(0, "b", 0, 0, 1, "now three words"), reply(0, "c", 0, 0, 1, "")]
+BASE = [reply(6, "a", 0, 0, 1, "one two"), reply(6, "b", 0, 0, 1, "one two"), reply(6, "c", 0, 0, 1, "one")]
+OPPONENTS = {"sft": SFT, "base": [*BASE, reply(3, "a", 0, 0, 1, "an early reply, longer")]}
 JUDGEMENTS = [
     rating(4, "a", 1, 2, 3, 4, 5),  # mean 3
     rating(4, "b", 5, 5, 5, 5, 10),  # mean 6
@@ -52,8 +55,8 @@ JUDGEMENTS = [
 
 
 def test_the_trained_models_numbers_by_hand() -> None:
-    final = score(REPLIES, JUDGEMENTS, 200, 0)["final"]
-    means = {key: value for key, value in final.items() if not key.endswith("_ci")}
+    final = score(REPLIES, JUDGEMENTS, OPPONENTS, 200, 0)["final"]
+    means = {key: value for key, value in final.items() if not key.endswith("_ci") and key != "judge_bias"}
     assert means == pytest.approx(
         {
             "kl": 3.0,  # (1 + 2 + 6) / 3
@@ -65,9 +68,21 @@ def test_the_trained_models_numbers_by_hand() -> None:
             "harmlessness": 3.0,
             "detail": 5.0,
             "win_rate_vs_sft": 0.5,
+            "win_vs_sft": 1 / 3,
+            "tie_vs_sft": 1 / 3,
+            "lose_vs_sft": 1 / 3,
             "win_rate_vs_base": 0.625,
+            "win_vs_base": 0.0,
+            "tie_vs_base": 1.0,  # won one order and tied the other: not a win
+            "lose_vs_base": 0.0,
             "n_prompts": 3,
             "n_missing": 2,  # one axis of c's rating, one duel
+            # a b and a c share a word of two: 50 each (tests/metrics/test_diversity.py); the third shares none
+            "self_bleu": 100 / 3,
+            "distinct_1": 6 / 9,  # a, b, c, x, y, z of nine words
+            "distinct_2": 5 / 6,  # ab, ac, xy, yz, zz of six, zz twice
+            "distinct_3": 1.0,  # xyz, yzz, zzz
+            "reply_words": 3.0,
             "reply_tokens": 20.0,
             "step": 4,
         }
@@ -76,13 +91,25 @@ def test_the_trained_models_numbers_by_hand() -> None:
     low, high = final["kl_ci"]
     assert 1.0 <= low < 3.0 < high <= 6.0
     assert final["hc_ci"] == [3.0, 6.0]
-    assert set(final) == set(means) | {f"{key}_ci" for key in means} - {
-        f"{key}_ci" for key in ("n_prompts", "n_missing", "reply_tokens", "step")
+    without_interval = ("n_prompts", "n_missing", "reply_tokens", "step", "self_bleu", "reply_words")
+    without_interval += ("distinct_1", "distinct_2", "distinct_3")
+    assert set(final) == {"judge_bias"} | set(means) | {f"{key}_ci" for key in means} - {
+        f"{key}_ci" for key in without_interval
     }
 
 
+def test_the_judges_bias_by_hand() -> None:
+    """Duels with the SFT model, lengths 2 and 1, 2 and 3, 5 and 0; with the base 2 and 2, 2 and 2, 5 and 1."""
+    found = score(REPLIES, JUDGEMENTS, OPPONENTS, 200, 0)["final"]["judge_bias"]
+    sft = {"n": 3, "n_missing": 0, "n_longer": 3, "consistent": 2 / 3, "first_shown": 2 / 3}
+    assert {key: found["sft"][key] for key in sft} == pytest.approx(sft)
+    assert found["sft"]["longer"] == pytest.approx((1 + 0.5 + 0) / 3)
+    base = {"n": 2, "n_missing": 1, "n_longer": 0, "consistent": 0.5, "first_shown": (0.75 + 0.5) / 2, "longer": None}
+    assert {key: found["base"][key] for key in base} == base
+
+
 def test_the_curve_has_a_row_a_step() -> None:
-    first, last = score(REPLIES, JUDGEMENTS, 200, 0)["curve"]
+    first, last = score(REPLIES, JUDGEMENTS, OPPONENTS, 200, 0)["curve"]
     assert (first["step"], first["n_prompts"]) == (2, 2)
     assert (last["step"], last["n_prompts"]) == (4, 3)
     assert (first["kl"], first["hc"], first["detail"]) == pytest.approx((1.0, 0.2, 1.5))
@@ -95,17 +122,21 @@ def test_the_curve_has_a_row_a_step() -> None:
 
 def test_a_base_method_has_no_base_to_beat() -> None:
     rows = [row for row in JUDGEMENTS if row.get("against") != "base"]
-    final = score(REPLIES, rows, 200, 0)["final"]
-    assert final["win_rate_vs_base"] is None
-    assert final["win_rate_vs_base_ci"] is None
+    final = score(REPLIES, rows, {"sft": SFT}, 200, 0)["final"]
+    for name in ("win_rate", "win", "tie", "lose"):
+        assert final[f"{name}_vs_base"] is None
+        assert final[f"{name}_vs_base_ci"] is None
+    assert final["judge_bias"]["base"] is None
+    assert final["judge_bias"]["sft"]["n"] == 3
     assert final["win_rate_vs_sft"] == 0.5
     assert final["n_missing"] == 1
 
 
 def test_the_sft_model_has_nobody_to_beat() -> None:
     rows = [row for row in JUDGEMENTS if row["kind"] == "rating"]
-    final = score(REPLIES, rows, 200, 0)["final"]
+    final = score(REPLIES, rows, {}, 200, 0)["final"]
     assert (final["win_rate_vs_sft"], final["win_rate_vs_base"]) == (None, None)
+    assert final["judge_bias"] == {"sft": None, "base": None}
 
 
 def test_a_judge_that_cannot_be_read_is_an_error() -> None:
@@ -114,14 +145,24 @@ def test_a_judge_that_cannot_be_read_is_an_error() -> None:
         if row["kind"] == "duel" and row["against"] == "sft":
             row["preference"] = None
     with pytest.raises(UserError, match=r"win_rate_vs_sft: .*no readable answer to any of 3 .*judge\.openai\.model"):
-        score(REPLIES, rows, 200, 0)
+        score(REPLIES, rows, OPPONENTS, 200, 0)
     rows = copy.deepcopy(JUDGEMENTS)
     for row in rows:
         if row["kind"] == "rating" and row["step"] == 2:
             row["axes"]["detail"] = None
     with pytest.raises(UserError, match="no readable answer to any of 2"):
-        score(REPLIES, rows, 200, 0)
+        score(REPLIES, rows, OPPONENTS, 200, 0)
 
 
 def test_the_judgements_may_come_in_any_order() -> None:
-    assert score(REPLIES, JUDGEMENTS[::-1], 200, 1) == score(REPLIES, JUDGEMENTS, 200, 1)
+    forwards, backwards = (score(REPLIES, rows, OPPONENTS, 200, 1) for rows in (JUDGEMENTS, JUDGEMENTS[::-1]))
+    assert forwards == backwards
+
+
+def test_shares_and_their_intervals_belong_to_one_set_of_resamples() -> None:
+    """Against the SFT model the win rate is win + tie / 2 in every resample: of 1, 0.5, 0 its ends are 1 and 0."""
+    final = score(REPLIES, JUDGEMENTS, OPPONENTS, 4000, 0)["final"]
+    assert final["win_rate_vs_sft"] == pytest.approx(final["win_vs_sft"] + final["tie_vs_sft"] / 2)
+    # (1/3)^3 of the resamples have one of the three thrice, more than one tail of 2.5 %.
+    for name in ("win_rate", "win", "tie", "lose"):
+        assert final[f"{name}_vs_sft_ci"] == [0.0, 1.0]

@@ -1,4 +1,4 @@
-"""KL by hand, against plain computations with whole logits, and that its estimator is unbiased."""
+"""KL by hand, against plain computations with whole logits; its estimators are unbiased, their intervals honest."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from tr_align import models
 from tr_align.generation import pad
 from tr_align.metrics import kl as module
 from tr_align.metrics.kl import reply_kl, token_kl
+from tr_align.stats import Array, mean_ci
 
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9], [10, 11]]
 REPLIES = [[20, 21], [22, 23, 24, 25, 26, 27], [28], [29, 30, 31, 257]]
@@ -161,3 +163,57 @@ def test_the_estimator_is_unbiased_and_quieter_than_the_log_ratio() -> None:
     assert mean(summed) == pytest.approx(exact, abs=1e-6)
     assert mean(ratio) == pytest.approx(exact, abs=1e-6)
     assert variance(ratio) > 2 * variance(summed) > 0
+
+
+LONGEST = 5
+RUNS = 2000
+
+
+def every_reply(seed: int) -> tuple[Array, Array, Array]:
+    """All replies of a policy and an SFT model over three tokens, the first of which ends a reply of at most five.
+
+    Returns: their probabilities under the policy and what both estimators say about them, shape (63,) each.
+    """
+    prefixes = [prefix for length in range(LONGEST) for prefix in itertools.product((1, 2), repeat=length)]
+    policy, sft = torch.randn(2, len(prefixes), 3, generator=torch.Generator().manual_seed(seed))
+    tokens = torch.arange(3).repeat(len(prefixes))
+    kl, ratio = token_kl(policy.repeat_interleave(3, 0), sft.repeat_interleave(3, 0), tokens)
+    by_token = torch.stack([policy.log_softmax(-1).flatten(), kl, ratio]).double().numpy().reshape(3, -1, 3)
+    rows = {prefix: i for i, prefix in enumerate(prefixes)}
+    replies = [(*prefix, 0) for prefix in prefixes] + list(itertools.product((1, 2), repeat=LONGEST))
+    logps, summed, ratios = np.array(
+        [sum(by_token[:, rows[reply[:i]], token] for i, token in enumerate(reply)) for reply in replies]
+    ).T
+    return np.exp(logps) / np.exp(logps).sum(), summed, ratios
+
+
+def coverage(values: Array, p: Array, exact: float, replies: int) -> tuple[float, float, float]:
+    """How often the interval of a mean over sampled replies lies over the exact KL, below it, above it; 2000 times."""
+    drawn = np.random.default_rng(0).choice(len(p), p=p, size=(RUNS, replies))
+    ends = np.array([mean_ci(values[rows], 1000, run)[1] for run, rows in enumerate(drawn)])
+    below, above = (ends[:, 1] < exact).mean(), (ends[:, 0] > exact).mean()
+    return float(1 - below - above), float(below), float(above)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_interval_covers_the_exact_kl_about_95_times_in_100(seed: int) -> None:
+    """With 64 replies sampled from the policy, in 2000 evaluations: three standard deviations of a share are 0.015.
+
+    Over 10000 evaluations it is 94.7 and 94.7 % for the summed KL (seeds 0 and 1; skewness -0.3 and 0.6), 95.0 and
+    94.7 % for the log-ratio. Plain percentiles would have 94.1 to 94.5 %, BCa intervals 94.3 to 94.7 %.
+    """
+    p, summed, ratios = every_reply(seed)
+    exact = float(p @ ratios)  # the sum of p log(p / q) over all replies
+    assert exact > 1
+    assert p @ summed == pytest.approx(exact, abs=1e-6)
+    for values in (summed, ratios):
+        covered, below, above = coverage(values, p, exact, replies=64)
+        assert covered == pytest.approx(0.948, abs=0.015)
+        assert max(below, above) < 0.05
+
+
+def test_with_twenty_replies_it_does_so_too() -> None:
+    """94.6 % for both over 10,000 evaluations; plain percentiles, 92.7 and 92.6 %, fail (three deviations: 0.015)."""
+    p, summed, ratios = every_reply(0)
+    for values in (summed, ratios):
+        assert coverage(values, p, float(p @ ratios), replies=20)[0] == pytest.approx(0.946, abs=0.015)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tr_align.stats import Array
+from tr_align.stats import Array, interval
 
 
 def quality_at(kl: Array, quality: Array, at: float) -> float:
@@ -28,21 +29,28 @@ def difference_at_matched_kl(
             where missing; the first point is the common start (the SFT model).
         resamples: bootstrap resamples of the prompts, drawn jointly for both.
     Returns:
-        the difference, its 95 % percentile interval, and the KL (nats) it is taken at.
+        the difference, its 95 % bootstrap interval, and the KL (nats) it is taken at.
+    """
+    draws = resampled_differences(method, base, resamples, seed)
+    difference, at = _compare(method, base, np.arange(method[0].shape[1]))
+    return difference, interval(draws, method[0].shape[1]), float(at)
+
+
+def resampled_differences(method: tuple[Array, Array], base: tuple[Array, Array], resamples: int, seed: int) -> Array:
+    """The difference on each of the resamples behind its interval: shape (resamples,).
+
+    NaN where a resample drew only missing qualities. Args: as for :func:`difference_at_matched_kl`.
     """
     prompts = method[0].shape[1]
     draws = np.random.default_rng(seed).integers(0, prompts, size=(resamples, prompts))
-    everyone = np.arange(prompts)
-
-    def compare(rows: np.ndarray[tuple[int], np.dtype[np.int64]]) -> tuple[float, float]:
-        curves = [(kl[:, rows].mean(1), np.nanmean(quality[:, rows], axis=1)) for kl, quality in (method, base)]
-        at = min(kl.max() for kl, _ in curves)
-        ours, theirs = (quality_at(kl, quality, at) for kl, quality in curves)
-        return ours - theirs, at
-
-    difference, at = compare(everyone)
     with warnings.catch_warnings():
-        # A resample that drew only missing qualities has no mean; the percentiles leave it out.
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
-        low, high = np.nanpercentile([compare(rows)[0] for rows in draws], [2.5, 97.5])
-    return difference, [float(low), float(high)], float(at)
+        return np.array([_compare(method, base, rows)[0] for rows in draws])
+
+
+def _compare(method: tuple[Array, Array], base: tuple[Array, Array], rows: NDArray[np.int64]) -> tuple[float, float]:
+    """The difference on some of the prompts, and the KL it is taken at."""
+    curves = [(kl[:, rows].mean(1), np.nanmean(quality[:, rows], axis=1)) for kl, quality in (method, base)]
+    at = min(kl.max() for kl, _ in curves)
+    ours, theirs = (quality_at(kl, quality, at) for kl, quality in curves)
+    return ours - theirs, at
