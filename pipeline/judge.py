@@ -30,9 +30,7 @@ def main() -> None:
         base = params.methods[name].base
         if base != "sft":
             opponents["base"] = replies(base)
-    # Answers of an endpoint outlive the stage, so that asking the same again costs nothing.
-    folder = scratch.folder("answers", params.judge.openai.model_dump(mode="json"), [])
-    judge = load_judge(params.judge, Path("models/judge"), folder / f"{name}.jsonl")
+    judge = load_judge(params.judge, Path("models/judge"))
     out = Path(f"judgements/{name}.jsonl")
     out.parent.mkdir(exist_ok=True)
     scratch.write_rows(out, judge_replies(judge, replies(name), opponents))

@@ -12,10 +12,10 @@ from tr_align.progress import run_stage  # noqa: E402
 
 def main() -> None:
     params = load_params()
-    from tr_align import models, preflight, scratch
+    from tr_align import models, preflight
     from tr_align.data import prepare
 
-    preflight.check_settings(params, scratch.folder("preflight", {}, []) / "answers.jsonl")
+    preflight.check_settings(params)
     splits, stats = prepare.prepare(params.data, params.seed, models.load_tokenizer(params.model.name))
     preflight.check_splits(params, splits)
     prepare.write(Path("data/prepared"), splits, stats)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tr_align.config import METHODS, Params, load_params
+from tr_align.config import METHODS, PROMPTS, Params, load_params
 from tr_align.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -110,6 +110,39 @@ def test_the_embedded_preset_has_the_nine_methods_and_the_papers_reference_updat
         ([("score.bootstrap", 99)], "score.bootstrap: input should be greater than or equal to 100"),
         ([("data.source", "embeded")], "data.source: input should be 'embedded', 'anthropic_hh' or 'files' (it is "),
         ([("judge.name", "gpt")], "judge.name: input should be 'probe' or 'openai' (it is 'gpt')"),
+        ([("judge.max_usd", 0)], "judge.max_usd: input should be greater than 0 (it is 0)"),
+        ([("judge.max_usd", -1)], "judge.max_usd: input should be greater than 0 (it is -1)"),
+        ([("judge.max_usd", True)], "judge.max_usd: has to be a number (it is True)"),
+        ([("judge.max_usd", float("inf"))], "judge.max_usd: input should be a finite number"),
+        ([("judge.max_usd", "$5")], "judge.max_usd: input should be a valid number"),
+        ([("judge.maxusd", 5)], "judge.maxusd: unknown key; did you mean 'max_usd'?"),
+        ([("judge.openai.model", GONE)], "judge.openai.model: is missing"),
+        ([("judge.openai.prompts", "rate.txt")], "judge.openai.prompts: has to be a mapping of settings (it is 'rate"),
+        ([("judge.openai.prompts", None)], "judge.openai.prompts: has to be a mapping of settings (it is None)"),
+        ([("judge.openai.prompts.rate", 7)], "judge.openai.prompts.rate: input should be a valid string (it is 7)"),
+        ([("judge.openai.prompts.prefer", None)], "judge.openai.prompts.prefer: input should be a valid string"),
+        ([("judge.openai.prompts.compare", "x")], "judge.openai.prompts.compare: unknown key; known are rate, prefer"),
+        ([("judge.openai.max_tokens", 0)], "judge.openai.max_tokens: input should be greater than or equal to 1"),
+        ([("judge.openai.max_tokens", 1.5)], "judge.openai.max_tokens: input should be a valid integer"),
+        ([("judge.openai.max_tokens", True)], "judge.openai.max_tokens: has to be a number (it is True)"),
+        ([("judge.openai.concurrency", 0)], "judge.openai.concurrency: input should be greater than or equal to 1"),
+        (
+            [("judge.openai.concurrency", None)],
+            "judge.openai.concurrency: input should be a valid integer (it is None)",
+        ),
+        ([("judge.openai.concurency", 4)], "judge.openai.concurency: unknown key; did you mean 'concurrency'?"),
+        ([("judge.openai.timeout_seconds", 0)], "judge.openai.timeout_seconds: input should be greater than 0"),
+        ([("judge.openai.max_retries", -1)], "judge.openai.max_retries: input should be greater than or equal to 0"),
+        ([("judge.openai.batch", "maybe")], "judge.openai.batch: input should be a valid boolean"),
+        ([("judge.openai.batch", None)], "judge.openai.batch: input should be a valid boolean (it is None)"),
+        ([("judge.openai.prices", None)], "judge.openai.prices: input should be a valid string (it is None)"),
+        ([("judge.openai.prices", {"m": 1})], "judge.openai.prices: input should be a valid string"),
+        ([("calibrate", GONE)], "calibrate: is missing; presets/embedded.yaml shows it"),
+        ([("calibrate", None)], "calibrate: has to be a mapping of settings (it is None)"),
+        ([("calibrate.path", 7)], "calibrate.path: input should be a valid string (it is 7)"),
+        ([("calibrate.pairs", 0)], "calibrate.pairs: input should be greater than or equal to 1 (it is 0)"),
+        ([("calibrate.pairs", False)], "calibrate.pairs: has to be a number (it is False)"),
+        ([("calibrate.n", 5)], "calibrate.n: unknown key; known are path, pairs"),
         ([("methods", {})], "methods: is empty; name at least one of dpo, ipo, kto, tr_dpo_soft"),
         ([("methods.tr_dop_soft", EMBEDDED["methods"]["dpo"])], "methods.tr_dop_soft: unknown method; did you mean"),
         ([("methods.orpo", EMBEDDED["methods"]["dpo"])], "methods.orpo: unknown method"),
@@ -162,6 +195,38 @@ def test_an_interval_as_long_as_the_run_is_warned_of(tmp_path: Path, key: str, u
         f"used, so this is {loss} under another name; lower the one or raise the other"
         for loss in ("dpo", "ipo", "kto")
     ]
+
+
+def test_the_judges_settings_may_be_left_to_their_defaults(tmp_path: Path) -> None:
+    """The presets spell them out with the same values, but for those that a preset is about."""
+    bare = load(tmp_path, ("judge.openai", {"model": "m"}), ("judge.max_usd", GONE), ("calibrate", {})).judge
+    assert bare.max_usd is None
+    assert bare.openai.model_dump() == load_params(ROOT / "params.yaml").judge.openai.model_dump() | {"model": "m"}
+    assert load(tmp_path, ("calibrate", {})).calibrate == load_params(ROOT / "params.yaml").calibrate
+    # One of two prompt files may be changed alone.
+    prompts = load(tmp_path, ("judge.openai.prompts", {"rate": "mine.txt"})).judge.openai.prompts
+    assert (prompts.rate, prompts.prefer) == ("mine.txt", f"{PROMPTS}/prefer.txt")
+
+
+def test_the_judges_settings_at_the_edge_of_their_range(tmp_path: Path) -> None:
+    edge = [("max_tokens", 1), ("concurrency", 1), ("max_retries", 0), ("batch", True), ("prices", "mine.yaml")]
+    params = load(
+        tmp_path,
+        *((f"judge.openai.{key}", value) for key, value in edge),
+        ("judge.max_usd", 0.01),
+        ("calibrate.pairs", 1),
+    )
+    assert all(getattr(params.judge.openai, key) == value for key, value in edge)
+    assert (params.judge.max_usd, params.calibrate.pairs) == (0.01, 1)
+
+
+@pytest.mark.parametrize("path", [ROOT / "params.yaml", *PRESETS], ids=lambda path: path.stem)
+def test_the_files_that_a_preset_names_for_its_judge_are_there(path: Path) -> None:
+    judge = load_params(path).judge.openai
+    for name in (judge.prompts.rate, judge.prompts.prefer, judge.prices):
+        assert (ROOT / name).is_file()
+    # Nobody's money is spent, or held back, by a default.
+    assert (load_params(path).judge.max_usd, judge.batch, judge.base_url) == (None, False, None)
 
 
 def test_without_soft_or_hard_methods_no_reference_has_to_move(tmp_path: Path) -> None:

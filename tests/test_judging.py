@@ -105,4 +105,6 @@ def test_the_last_step_is_the_highest() -> None:
 def test_the_judge_of_the_settings_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = load_params(Path(__file__).parents[1] / "params.yaml").judge.model_copy(update={"name": "openai"})
     monkeypatch.setenv(settings.openai.api_key_env, "none")
-    assert isinstance(load_judge(settings, tmp_path, tmp_path / "answers.jsonl"), OpenAIJudge)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert isinstance(load_judge(settings, tmp_path), OpenAIJudge)
+    assert (tmp_path / ".judge" / "answers.sqlite").exists()

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from judges.stub import Stub
 
-from tr_align import models
-from tr_align.config import Params, load_params
+from tr_align import calibration, models
+from tr_align.config import METHODS, Params, load_params
 from tr_align.data.schema import Message, Pair
 from tr_align.errors import UserError
-from tr_align.preflight import check_settings, check_splits
+from tr_align.preflight import check_settings, check_splits, judge_calls
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,9 +22,18 @@ def changed(section: str, **values: Any) -> Params:
     return params.model_copy(update={section: getattr(params, section).model_copy(update=values)})
 
 
-def test_the_presets_pass(tmp_path: Path) -> None:
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint's answers are kept under the repository's root: here, a folder of the test's own."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+
+
+def test_the_presets_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("embedded", "smoke"):
-        check_settings(load_params(ROOT / "presets" / f"{name}.yaml"), tmp_path / "answers.jsonl")
+        check_settings(load_params(ROOT / "presets" / f"{name}.yaml"))
+    # The probe costs nothing: nothing is said of calls, and no file of answers is made.
+    assert capsys.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_interval_as_long_as_the_run_is_a_warning(tmp_path: Path) -> None:
@@ -39,9 +49,9 @@ def test_an_interval_as_long_as_the_run_is_a_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "packaged:something", "nowhere.gguf"])
-def test_a_model_that_is_not_there(name: str, tmp_path: Path) -> None:
+def test_a_model_that_is_not_there(name: str) -> None:
     with pytest.raises(UserError, match=r"model\.name"):
-        check_settings(changed("model", name=name), tmp_path / "answers.jsonl")
+        check_settings(changed("model", name=name))
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
@@ -50,12 +60,71 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
         models.check(str(tmp_path / "empty"))
 
 
-def test_a_judge_that_does_not_answer(tmp_path: Path) -> None:
-    endpoint = changed("judge").judge.openai.model_copy(
-        update={"base_url": "http://127.0.0.1:9/v1", "max_retries": 0, "timeout_seconds": 2.0}
-    )
+def endpoint(url: str, max_usd: float | None = None, **values: Any) -> Params:
+    """The smoke preset with the judge at an address."""
+    settings = {"base_url": url, "max_retries": 0, "timeout_seconds": 5.0, "model": "stub-1"} | values
+    openai = changed("judge").judge.openai.model_copy(update=settings)
+    return changed("judge", name="openai", openai=openai, max_usd=max_usd)
+
+
+def test_a_judge_that_does_not_answer() -> None:
     with pytest.raises(UserError, match=r"127\.0\.0\.1:9"):
-        check_settings(changed("judge", name="openai", openai=endpoint), tmp_path / "answers.jsonl")
+        check_settings(endpoint("http://127.0.0.1:9/v1", timeout_seconds=2.0))
+
+
+def test_what_the_judge_will_cost_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One small question is asked. At $1000 a token nothing suffices; that is a warning, for answers may be known."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with Stub() as stub:
+        check_settings(endpoint(stub.url))
+        assert (len(stub.chats), capsys.readouterr().out) == (1, "")
+        check_settings(endpoint(stub.url))
+        out, err = capsys.readouterr()
+        assert len(stub.chats) == 1  # what the server takes is known by now
+        assert out == "" and err.startswith("judge: 96 ratings and 216 comparisons ahead, up to ")
+        assert err.endswith("; no price is known for stub-1\n")
+        (tmp_path / "prices.yaml").write_text("models: {stub-1: {input: 1.0e+9, output: 0}}")
+        check_settings(endpoint(stub.url, max_usd=5, prices=str(tmp_path / "prices.yaml")))
+        assert "\nwarning: judge.max_usd is $5.00, $0.00 spent: it may not suffice" in capsys.readouterr().err
+        with pytest.raises(UserError, match=r"judge\.max_usd"):
+            check_settings(endpoint(stub.url, max_usd=5))
+
+
+def test_the_calls_of_the_whole_run_by_hand() -> None:
+    """params.yaml: 64 prompts, 20 of them at two points before the end, nine methods, a calibration on 100 pairs.
+
+    Ratings: 64 of the SFT model's replies, and 64 + 2 * 20 = 104 a method: 64 + 936 = 1000. The calibration adds two
+    a pair and four of each of 24 pairs: 200 + 96. Comparisons, each in both orders: 64 prompts with the SFT model for
+    nine methods and with the base method for six of them, 2 * 64 * 15 = 1920; the calibration adds 2 * 100 and
+    2 * 8 * 24.
+    """
+    assert judge_calls(load_params(ROOT / "params.yaml")) == (1000 + 296, 1920 + 584)
+
+
+def test_the_calls_of_the_smoke_preset_by_hand() -> None:
+    """12 prompts, 6 of them at one point before the end, DPO and its soft variant, a calibration on 8 pairs.
+
+    Ratings: 12 + 2 * (12 + 6) = 48, and 2 * 8 + 4 * 8 = 48. Comparisons: 2 * 12 * (1 + 2) = 72, and
+    2 * (8 + 8 * 8) = 144.
+    """
+    assert judge_calls(load_params(ROOT / "presets" / "smoke.yaml")) == (48 + 48, 72 + 144)
+
+
+def test_the_calls_that_a_setting_takes_or_saves() -> None:
+    """From the smoke preset: one method with one base; no point before the end; more points than prompts."""
+    params = load_params(ROOT / "presets" / "smoke.yaml")
+    ratings, comparisons = judge_calls(params)
+    alone = params.model_copy(update={"methods": {"dpo": METHODS["dpo"]}})
+    assert judge_calls(alone) == (ratings - 18, comparisons - 48)
+    at_the_end = changed("align", evaluate_at=[1.0])
+    assert judge_calls(at_the_end) == (ratings - 12, comparisons)
+    # All 12 prompts at the point before the end, and no more: 2 * 6 more ratings.
+    assert judge_calls(changed("generate", curve_prompts=500)) == (ratings + 12, comparisons)
+    # The calibration counts as much as it asks.
+    more = calibration.questions(9)[0] - calibration.questions(8)[0]
+    assert more > 0 and judge_calls(changed("calibrate", pairs=9))[0] == ratings + more
 
 
 def test_a_split_smaller_than_a_batch() -> None:

@@ -159,18 +159,41 @@ class Probe(Strict):
     batch_size: Count
 
 
+PROMPTS = "src/tr_align/judges/prompts"
+
+
+class Prompts(Strict):
+    """The files with the questions put to an LLM judge."""
+
+    rate: str = f"{PROMPTS}/rate.txt"
+    prefer: str = f"{PROMPTS}/prefer.txt"
+
+
 class OpenAIJudge(Strict):
     model: str
     base_url: str | None = None
     api_key_env: str = "OPENAI_API_KEY"
+    prompts: Prompts = Prompts()
+    max_tokens: Count = 512
+    concurrency: Count = 16
     timeout_seconds: Positive = 60.0
     max_retries: Natural = 5
+    batch: bool = False
+    prices: str = "src/tr_align/judges/prices.yaml"
 
 
 class Judge(Strict):
     name: Literal["probe", "openai"]
+    max_usd: Positive | None = None
     probe: Probe
     openai: OpenAIJudge
+
+
+class Calibrate(Strict):
+    """Which labelled pairs measure the judge; by default those of the judge split."""
+
+    path: str = "data/prepared/judge.jsonl"
+    pairs: Count = 100
 
 
 class Score(Strict):
@@ -197,6 +220,7 @@ class Params(Strict):
     kto: Kto
     generate: Generate
     judge: Judge
+    calibrate: Calibrate
     score: Score
     mlflow: Mlflow
 

@@ -14,12 +14,13 @@ from tr_align.judges.base import Duel, Judge, Reply
 Row = dict[str, Any]
 
 
-def load_judge(settings: JudgeSettings, folder: Path, answers: Path) -> Judge:
-    """The judge named in params.yaml: the stored probes in `folder`, or an endpoint whose answers go to `answers`."""
+def load_judge(settings: JudgeSettings, folder: Path) -> Judge:
+    """The judge named in params.yaml: the stored probes in `folder`, or an endpoint, all of whose answers are kept."""
     if settings.name == "openai":
+        from tr_align.judges.cache import default_path
         from tr_align.judges.openai import OpenAIJudge
 
-        return OpenAIJudge(settings.openai, answers)
+        return OpenAIJudge(settings.openai, default_path(), settings.max_usd)
     from tr_align.judges import probe
 
     return probe.load(folder, settings.probe)

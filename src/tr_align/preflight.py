@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from pathlib import Path
 
-from tr_align import models
+from tr_align import calibration, models
 from tr_align.config import Params
 from tr_align.data.schema import Pair
 from tr_align.errors import UserError
 
 
-def check_settings(params: Params, answers: Path) -> None:
-    """The model is there and the judge answers.
+def check_settings(params: Params) -> None:
+    """The model is there and the judge answers; what the judge of the whole run will cost is printed.
 
-    Args: `answers` is a file the judge may keep its answers in.
     Raises:
         UserError: it names the key and the way out.
     """
     models.check(params.model.name)
     if params.judge.name == "openai":
+        from tr_align.judges.cache import default_path
         from tr_align.judges.openai import OpenAIJudge
 
-        OpenAIJudge(params.judge.openai, answers).check()
+        judge = OpenAIJudge(params.judge.openai, default_path(), params.judge.max_usd)
+        judge.check()
+        ratings, comparisons = judge_calls(params)
+        longest = params.data.max_prompt_tokens, params.generate.max_new_tokens
+        print(judge.forecast(ratings, comparisons, *longest), file=sys.stderr)
+
+
+def judge_calls(params: Params) -> tuple[int, int]:
+    """How many ratings and comparisons the whole run asks for, its calibration included, if none is known yet."""
+    prompts, at_points = params.data.splits.evaluation, params.generate.curve_prompts
+    before_last = len(params.align.evaluation_steps) - 1
+    ratings = prompts + len(params.methods) * (prompts + before_last * min(at_points, prompts))
+    opponents = sum(1 if method.base == "sft" else 2 for method in params.methods.values())
+    measured = calibration.questions(params.calibrate.pairs)
+    return ratings + measured[0], 2 * prompts * opponents + measured[1]
 
 
 def check_splits(params: Params, splits: Mapping[str, list[Pair]]) -> None:

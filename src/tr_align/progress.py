@@ -20,6 +20,7 @@ EXPECTED = {
     "prepare": 9,
     "sft": 50,
     "judge_fit": 85,
+    "calibrate": 25,
     "generate_sft": 27,
     "judge_sft": 8,
     "score_sft": 1,

@@ -116,6 +116,14 @@ def vectors(prompt: str, text: str) -> list[float]:
     return [float(kind == "good" and on_topic) * 2 - 1 + noise[0], noise[1], noise[2]]
 
 
+def test_the_first_prompts_of_the_split_are_held_out() -> None:
+    """A quarter of twelve prompts, however many pairs each has; of ten, 2.5 is rounded to the even 2."""
+    ids = [pair.prompt_id for pair in made_up()]
+    assert probe.held_out_prompts(made_up(), SETTINGS) == set(ids[:3])
+    assert probe.held_out_prompts(made_up(prompts=10), SETTINGS) == set(ids[:2])
+    assert probe.held_out_prompts(list(reversed(made_up())), SETTINGS) == set(ids[9:12])
+
+
 def test_held_out_prompts_do_not_enter_the_fit() -> None:
     def poisoned(prompt: str, text: str) -> Sequence[float]:
         return [-50.0, 70.0, 90.0] if prompt in HELD and text.startswith("good") else vectors(prompt, text)

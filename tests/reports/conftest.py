@@ -35,6 +35,12 @@ def metrics() -> dict[str, dict[str, Any]]:
         row |= {"win_rate_vs_sft": 0.5 + 0.4 * hc, "win_rate_vs_sft_ci": around(0.5 + 0.4 * hc, 0.08)}
         base = method.update != "none"
         row |= {"win_rate_vs_base": 0.54 if base else None, "win_rate_vs_base_ci": [0.46, 0.62] if base else None}
+        for name_of_share, share in (("win", 0.5), ("tie", 0.2), ("lose", 0.3)):
+            row |= {f"{name_of_share}_vs_sft": share, f"{name_of_share}_vs_sft_ci": around(share, 0.08)}
+            row |= {f"{name_of_share}_vs_base": share if base else None}
+            row |= {f"{name_of_share}_vs_base_ci": around(share, 0.08) if base else None}
+        row |= {"self_bleu": 31.0, "distinct_1": 0.2, "distinct_2": 0.6, "distinct_3": 0.8, "reply_words": 40.5}
+        row |= {"judge_bias": {"sft": None, "base": None}}
         row |= {"n_prompts": 130, "n_missing": 0, "reply_tokens": 51.5, "step": 12, "seed": 0}
         table[name] = row
     return table
@@ -86,6 +92,17 @@ def context() -> dict[str, Any]:
         "beta": {"dpo": 0.05, "ipo": 0.01, "kto": 0.05},
         "judge_accuracy": accuracy,
         "date": "2025-03-01",
+        "judge_bias": {
+            "n": 1950,
+            "n_missing": 0,
+            "n_longer": 1900,
+            "consistent": 0.931,
+            "consistent_ci": [0.92, 0.942],
+            "first_shown": 0.512,
+            "first_shown_ci": [0.498, 0.526],
+            "longer": 0.58,
+            "longer_ci": [0.55, 0.61],
+        },
         "claims": [
             {
                 "claim": "TR-DPO soft beats DPO in duels",

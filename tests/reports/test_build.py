@@ -37,6 +37,9 @@ Quality = Callable[[int, int], float]
 KL = {"sft": {0: 0.0}, "dpo": {4: 2.0, 8: 4.0}, "tr_dpo_soft": {4: 6.0, 8: 8.0}}
 """Of every reply, in nats. Both methods reach 4: TR-DPO two thirds of the way from the SFT model to its first point."""
 
+MET: dict[str, dict[str, str]] = {"sft": {}, "dpo": {"sft": "sft"}, "tr_dpo_soft": {"sft": "sft", "base": "dpo"}}
+"""Whom each model met in duels, by the name in its judgements."""
+
 
 @pytest.fixture
 def params() -> Params:
@@ -53,6 +56,7 @@ def stage_files(
     """
     for folder in ("generations", "judgements", "reports/score", "reports/train"):
         (root / folder).mkdir(parents=True)
+    generations: dict[str, list[dict[str, Any]]] = {}
     for name, kl in KL.items():
         last = max(kl)
         replies, judgements = [], []
@@ -69,14 +73,16 @@ def stage_files(
                     axes["harmlessness"] = None
                 rating = {"kind": "rating", "step": step, "prompt_id": f"p{prompt}", "axes": axes, "raw": {}}
                 judgements.append(rating)
-        for against in {"sft": (), "dpo": ("sft",), "tr_dpo_soft": ("sft", "base")}[name]:
+        for against in MET[name]:
             for prompt in range(6):
                 for shown, other in (("first", "second"), ("second", "first")):
                     duel = {"kind": "duel", "against": against, "prompt_id": f"p{prompt}", "shown": shown, "raw": {}}
                     judgements.append({**duel, "preference": shown if prompt < 3 else other})
         write_rows(root / "generations" / f"{name}.jsonl", replies)
         write_rows(root / "judgements" / f"{name}.jsonl", judgements)
-        numbers = score(replies, judgements, params.score.bootstrap, params.seed)
+        generations[name] = replies
+        opponents = {against: generations[other] for against, other in MET[name].items()}
+        numbers = score(replies, judgements, opponents, params.score.bootstrap, params.seed)
         (root / "reports" / "score" / f"{name}.json").write_text(json.dumps(numbers))
         if name != "sft":
             log = [{"step": step, "loss": 0.7 / step, "margin": 0.1 * step} for step in range(1, 9)]
@@ -120,12 +126,14 @@ def test_metrics_have_the_methods_at_the_top_and_every_number(tmp_path: Path, pa
     metrics = read(tmp_path / "reports" / "metrics.json")
     assert metrics == returned
     assert list(metrics) == ["dpo", "tr_dpo_soft"]
-    with_interval = ("kl", "hc", *AXES, "win_rate_vs_sft", "win_rate_vs_base")
+    against_base = ("win_rate_vs_base", "win_vs_base", "tie_vs_base", "lose_vs_base")
+    against_sft = ("win_rate_vs_sft", "win_vs_sft", "tie_vs_sft", "lose_vs_sft")
+    with_interval = ("kl", "hc", *AXES, *against_sft, *against_base)
     required = {*with_interval, *(f"{name}_ci" for name in with_interval), "n_prompts", "n_missing", "seed"}
     for name, row in metrics.items():
         assert required <= set(row)
         for number in with_interval:
-            if (name, number) == ("dpo", "win_rate_vs_base"):
+            if name == "dpo" and number in against_base:
                 assert row[number] is None and row[f"{number}_ci"] is None
             else:
                 low, high = row[f"{number}_ci"]
@@ -156,20 +164,30 @@ def test_curves_have_the_sft_model_once_and_mark_the_trained_models(tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    ("method", "difference", "interval", "verdict"),
+    ("method", "difference", "interval", "verdict", "p", "improvement"),
     [
         # At 4 nats TR-DPO's curve stands at 5 + (8 - 5) * 4 / 6 = 7, DPO's at 6. What is luck of the prompts is in
-        # both and cancels in every resample, so the interval has no width.
-        (higher, 1.0, (1.0, 1.0), "supported"),
+        # both and cancels in every resample, so the interval has no width; none of 200 resamples reaches 0, and the
+        # trained TR-DPO has the higher HC on all prompts.
+        (higher, 1.0, (1.0, 1.0), "supported", 2 / 201, 1.0),
         # 5 - (5 - 2) * 4 / 6 = 3 against 6
-        (lower, -3.0, (-3.0, -3.0), "contradicted"),
+        (lower, -3.0, (-3.0, -3.0), "contradicted", 2 / 201, 0.0),
         # 5 + (6.5 - 5) * 4 / 6 = 6 against 6, and two thirds of 1.8 more at two prompts and of 1.5 less at the other
-        # two. Of the resamples one in sixteen has the first kind alone, one the second.
-        (mixed, 0.1, (-1.0, 1.2), "not supported"),
+        # two. Of the resamples one in sixteen has the first kind alone, one the second: k prompts of the first kind
+        # come to 0.55 k - 1, and k < 2 in 5 of 16. The trained models differ by 2.3 on prompts 1, 3, 5 and by -1 on
+        # the others.
+        (mixed, 0.1, (-1.0, 1.2), "not supported", pytest.approx(2 * 5 / 16, abs=0.2), 0.5),
     ],
 )
 def test_claims_by_hand(
-    tmp_path: Path, params: Params, method: Quality, difference: float, interval: tuple[float, float], verdict: str
+    tmp_path: Path,
+    params: Params,
+    method: Quality,
+    difference: float,
+    interval: tuple[float, float],
+    verdict: str,
+    p: float,
+    improvement: float,
 ) -> None:
     stage_files(tmp_path, params, {"sft": sft, "dpo": dpo, "tr_dpo_soft": method})
     build.build(params, tmp_path)
@@ -182,6 +200,29 @@ def test_claims_by_hand(
     assert claim["n_prompts"] == ON_CURVE
     assert "at 4.0 nats, the largest KL both reached (4 prompts, paired; one seed)" in claim["evidence"]
     assert f"HC differs by {difference:+.2f} [" in claim["evidence"]
+    assert claim["p"] == p
+    assert claim["p_holm"] == claim["p"]  # one claim
+    assert claim["evidence"].endswith(f"; Holm-corrected p = {claim['p']:.2g}")
+    assert claim["probability_of_improvement"] == improvement
+    assert claim["probability_of_improvement_ci"] == pytest.approx(
+        [improvement] * 2, abs=0.5 if improvement == 0.5 else 0
+    )
+
+
+def test_the_judges_bias_is_that_of_all_duels_together(tmp_path: Path, params: Params) -> None:
+    """18 duels: 6 of DPO and 12 of TR-DPO, none of which follows the position.
+
+    "dpo at 8 says 2" has five words, "tr_dpo_soft at 8 says 2" and "sft at 0 says 2" as well; DPO has no words for
+    prompt 1, where it wins against SFT and loses to TR-DPO: of the two pairs of different length the longer won one.
+    """
+    stage_files(tmp_path, params, {"sft": sft, "dpo": dpo, "tr_dpo_soft": higher})
+    _, _, context = build.build(params, tmp_path)
+    found = {key: value for key, value in context["judge_bias"].items() if not key.endswith("_ci")}
+    assert found == {"n": 18, "n_missing": 0, "n_longer": 2, "consistent": 1.0, "first_shown": 0.5, "longer": 0.5}
+    # Both are about prompt 1, so that no resample has one of them alone.
+    assert context["judge_bias"]["longer_ci"] == [0.5, 0.5]
+    written = (tmp_path / "reports" / "table.md").read_text(encoding="utf-8")
+    assert "its verdicts agreed in both orders in 100.0 % [100.0, 100.0] of 18 pairs." in written
 
 
 def test_an_unreadable_rating_is_left_out_and_counted(tmp_path: Path, params: Params) -> None:

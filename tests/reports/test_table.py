@@ -60,6 +60,28 @@ def test_footnote_says_unit_prompts_seeds_and_missing(metrics: Metrics, context:
     assert note.endswith("Left out for lack of a readable score: TR-KTO soft 3.")
 
 
+BIAS = (
+    "The judge gave the reply shown first 51.2 % [49.8, 52.6] of the points, the longer reply 58.0 % [55.0, 61.0]; its "
+    "verdicts agreed in both orders in 93.1 % [92.0, 94.2] of 1950 pairs."
+)
+
+
+def test_footnote_says_how_the_judge_is_biased(metrics: Metrics, context: dict[str, Any]) -> None:
+    assert markdown(metrics, context).splitlines()[-1].endswith(f"neither is preferred. {BIAS}")
+    metrics["dpo"] |= {"n_missing": 1}
+    assert f"{BIAS} Left out for lack" in markdown(metrics, context)
+
+
+def test_footnote_without_duels_or_without_longer_replies(metrics: Metrics, context: dict[str, Any]) -> None:
+    bias = context["judge_bias"] | {"n_longer": 0, "longer": None, "longer_ci": None}
+    note = markdown(metrics, context | {"judge_bias": bias}).splitlines()[-1]
+    assert "shown first 51.2 % [49.8, 52.6] of the points; its verdicts agreed" in note
+    nothing = {"n": 0, "n_missing": 4, "n_longer": 0, "consistent": None, "first_shown": None, "longer": None}
+    nothing |= {"consistent_ci": None, "first_shown_ci": None, "longer_ci": None}
+    note = markdown(metrics, context | {"judge_bias": nothing}).splitlines()[-1]
+    assert note.endswith("at a win rate of 50 % neither is preferred.")
+
+
 def test_text_fits_the_terminal(metrics: Metrics, context: dict[str, Any]) -> None:
     for row in metrics.values():
         row |= {"kl": 1234.5, "kl_ci": [1100.25, 1400.75]}

@@ -121,6 +121,12 @@ def points(score: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(1 + 9 / (1 + np.exp(-2 * score)))
 
 
+def held_out_prompts(pairs: Sequence[Pair], settings: Probe) -> set[str]:
+    """Ids of the prompts that :func:`fit` does not fit on: the first `judge.probe.held_out` of the split."""
+    prompts = list(dict.fromkeys(pair.prompt_id for pair in pairs))
+    return set(prompts[: round(len(prompts) * settings.held_out)])
+
+
 def fit(pairs: Sequence[Pair], features: Features, settings: Probe) -> tuple[dict[str, Axis], dict[str, Any]]:
     """Fit all axes and measure them on held-out prompts.
 
@@ -131,8 +137,7 @@ def fit(pairs: Sequence[Pair], features: Features, settings: Probe) -> tuple[dic
     Raises:
         UserError: an axis has too few pairs to fit or to measure.
     """
-    prompts = list(dict.fromkeys(pair.prompt_id for pair in pairs))
-    held_out = set(prompts[: round(len(prompts) * settings.held_out)])
+    held_out = held_out_prompts(pairs, settings)
     triples = [(pair.axis or "", pair, pair.rejected) for pair in pairs]
     triples += [("off_topic", pair, other) for pair, other in _off_topic(pairs, held_out)]
     # Each distinct text is read once.

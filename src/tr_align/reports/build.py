@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from tr_align.config import AXES, METHODS, Params
-from tr_align.metrics.matched_kl import difference_at_matched_kl
-from tr_align.reports import figures, page, table
-from tr_align.reports.common import in_order, label
+from tr_align.config import METHODS, Params
+from tr_align.judging import last_step
+from tr_align.metrics.bias import bias, pairs_of
+from tr_align.reports import card, figures, page, table
+from tr_align.reports.claims import answers_of, claims
+from tr_align.reports.common import in_order
 from tr_align.scratch import read_rows, write_atomically
-from tr_align.stats import Array
 
 Row = dict[str, Any]
+Rows = dict[str, list[Row]]
+"""The lines of a stage's file, by model."""
 SAMPLES = 4
 
 
@@ -35,8 +35,14 @@ def build(params: Params, root: Path = Path(".")) -> tuple[Row, list[Row], Row]:
         for name in ["sft", *methods]
         for row in scores[name]["curve"]
     ]
-    answers = {name: _answers(root, name) for name in ["sft", *methods]}
-    context = _context(params, reports) | {"claims": _claims(params, answers)}
+    replies, judgements = (
+        {name: read_rows(root / folder / f"{name}.jsonl") for name in ["sft", *methods]}
+        for folder in ("generations", "judgements")
+    )
+    context = _context(params, reports) | {
+        "claims": claims(params, {name: answers_of(replies[name], judgements[name]) for name in replies}),
+        "judge_bias": _judge_bias(params, replies, judgements),
+    }
     training = {name: read_rows(reports / "train" / f"{name}.jsonl") for name in methods}
 
     write_atomically(reports / "metrics.json", json.dumps(metrics, indent=1) + "\n")
@@ -45,7 +51,7 @@ def build(params: Params, root: Path = Path(".")) -> tuple[Row, list[Row], Row]:
     write_atomically(reports / "table.md", table.markdown(metrics, context))
     figures.render(figures.kl_vs_hc(curve, context), reports, "kl_vs_hc")
     figures.render(figures.win_rates(metrics, context), reports, "win_rates")
-    write_atomically(reports / "index.html", page.page(metrics, curve, context, _samples(root, methods), training))
+    write_atomically(reports / "index.html", page.page(metrics, curve, context, _samples(replies), training))
     return metrics, curve, context
 
 
@@ -63,6 +69,8 @@ def _point(name: str, row: Row, final: bool, seed: int) -> Row:
 
 def _context(params: Params, reports: Path) -> Row:
     accuracy = json.loads((reports / "judge.json").read_text("utf-8"))
+    measured = reports / "calibration.json"
+    calibration = json.loads(measured.read_text("utf-8")) if measured.exists() else None
     probe = params.judge.name == "probe"
     return {
         "model": params.model.name.partition(":")[2] or params.model.name,
@@ -78,82 +86,24 @@ def _context(params: Params, reports: Path) -> Row:
         "beta": params.beta.model_dump(),
         "steps": params.align.steps,
         "judge_accuracy": accuracy or None,
+        "calibration": calibration,
+        "judge_warning": card.warning(calibration) if calibration else None,
         "date": datetime.date.today().isoformat(),
     }
 
 
-def _answers(root: Path, name: str) -> dict[tuple[int, str], tuple[float, float]]:
-    """KL and HC of each reply by (step, prompt)."""
-    judged = {
-        (row["step"], row["prompt_id"]): row["axes"]
-        for row in read_rows(root / "judgements" / f"{name}.jsonl")
-        if row["kind"] == "rating"
-    }
-    result = {}
-    for row in read_rows(root / "generations" / f"{name}.jsonl"):
-        axes = [judged[row["step"], row["prompt_id"]][axis] for axis in AXES]
-        hc = float("nan") if None in axes else float(np.mean(axes))
-        result[row["step"], row["prompt_id"]] = (row["kl"], hc)
-    return result
+def _judge_bias(params: Params, replies: Rows, judgements: Rows) -> Row:
+    """The judge's bias over the duels of all methods together; the duels about one prompt are drawn together."""
+    duels = []
+    for name, method in params.methods.items():
+        for against, other in (("sft", "sft"), ("base", method.base)):
+            duels += pairs_of(judgements[name], replies[name], replies[other], against)
+    return bias(duels, params.score.bootstrap, params.seed)
 
 
-def _claims(params: Params, answers: dict[str, dict[tuple[int, str], tuple[float, float]]]) -> list[Row]:
-    """The paper's claim, once for each TR method: more quality than its base at the same KL."""
-    claims = []
-    for name in in_order(params.methods):
-        base = params.methods[name].base
-        if base == "sft":
-            continue
-        # Prompts that were answered at every point of both trainings.
-        prompts = sorted(set.intersection(*(_everywhere(answers[m]) for m in ("sft", base, name))))
-        curves = [_curve(answers["sft"], answers[m], prompts) for m in (name, base)]
-        difference, (low, high), at = difference_at_matched_kl(
-            curves[0], curves[1], params.score.bootstrap, params.seed
-        )
-        verdict = "supported" if low > 0 else "contradicted" if high < 0 else "not supported"
-        claims.append(
-            {
-                "claim": f"{label(name)} keeps more quality than {label(base)} at the same KL",
-                "verdict": verdict,
-                "evidence": (
-                    f"HC differs by {difference:+.2f} [{low:+.2f}, {high:+.2f}] at {at:.1f} nats, the largest KL both "
-                    f"reached ({len(prompts)} prompts, paired; one seed)"
-                ),
-                "difference": difference,
-                "ci": [low, high],
-                "kl": at,
-                "n_prompts": len(prompts),
-            }
-        )
-    return claims
-
-
-def _everywhere(answers: dict[tuple[int, str], tuple[float, float]]) -> set[str]:
-    steps = {step for step, _ in answers}
-    return set.intersection(*({prompt for s, prompt in answers if s == step} for step in steps))
-
-
-def _curve(
-    start: dict[tuple[int, str], tuple[float, float]],
-    answers: dict[tuple[int, str], tuple[float, float]],
-    prompts: Sequence[str],
-) -> tuple[Array, Array]:
-    """KL and HC of the SFT model and of each point, shape (points, prompts) each."""
-    steps = sorted({step for step, _ in answers})
-    rows = [[start[0, prompt] for prompt in prompts]]
-    rows += [[answers[step, prompt] for prompt in prompts] for step in steps]
-    table_of_both = np.array(rows)
-    return table_of_both[..., 0], table_of_both[..., 1]
-
-
-def _samples(root: Path, methods: Sequence[str]) -> list[Row]:
+def _samples(replies: Rows) -> list[Row]:
     """The first evaluation prompts with every model's reply, chosen by position and not by how they look."""
-    replies = {name: read_rows(root / "generations" / f"{name}.jsonl") for name in ["sft", *methods]}
-    last = {name: max(row["step"] for row in rows) for name, rows in replies.items()}
-    texts = {
-        name: {row["prompt_id"]: row["reply"] for row in rows if row["step"] == last[name]}
-        for name, rows in replies.items()
-    }
+    texts = {name: {row["prompt_id"]: row["reply"] for row in last_step(rows)} for name, rows in replies.items()}
     return [
         {
             "prompt": "\n\n".join(m["content"] for m in row["prompt"] if m["content"] and m["role"] != "system"),

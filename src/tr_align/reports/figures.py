@@ -7,6 +7,7 @@ than in Python, so the same definition also serves as a DVC template, whose rows
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def kl_vs_hc(curve: Curve, context: Context, stacked: bool = False) -> Spec:
     """
     trained = [row for row in curve if row["method"] != "sft"]
     losses = [loss for loss in LOSSES if any(row["loss"] == loss for row in trained)]
-    return kl_vs_hc_spec(
+    spec = kl_vs_hc_spec(
         data=[dict(row) for row in curve],
         title={"text": "Quality against distance from the SFT model", "subtitle": _subtitle(curve, context)},
         y_title=f"HC score{'' if stacked else ', mean of five axes'} ({context['hc_unit']})",
@@ -47,6 +48,7 @@ def kl_vs_hc(curve: Curve, context: Context, stacked: bool = False) -> Spec:
         width={1: 520, 2: 400}.get(len(losses), 300) if not stacked else 270,
         stacked=stacked,
     )
+    return _with_warning(spec, context, stacked)
 
 
 def kl_vs_hc_spec(
@@ -285,7 +287,7 @@ def win_rates(metrics: Metrics, context: Context, stacked: bool = False) -> Spec
     ]
     counts = count_text(metrics[method]["n_prompts"] for method in methods)
     duels = {"field": "versus", "type": "nominal", "sort": list(panels.values()), "title": None}
-    return {
+    spec = {
         "$schema": SCHEMA,
         "background": "white",
         "padding": 12,
@@ -296,6 +298,22 @@ def win_rates(metrics: Metrics, context: Context, stacked: bool = False) -> Spec
         "spec": {"width": 230 if stacked else 380, "height": 30 * len(methods), "layer": layers},
         "config": CONFIG,
     }
+    return _with_warning(spec, context, stacked)
+
+
+def _with_warning(spec: Spec, context: Context, stacked: bool) -> Spec:
+    """The figure under the warning about its judge, if there is one.
+
+    A title has one colour, so the figure becomes a row of one, whose own title is the warning.
+    """
+    if not context.get("judge_warning"):
+        return spec
+    whole = {key: spec.pop(key) for key in ("$schema", "background", "padding", "title", "config")}
+    lines = textwrap.wrap(context["judge_warning"], 40 if stacked else 110)
+    title = {"text": lines, "color": "#d55e00", "fontSize": 14, "lineHeight": 18, "anchor": "start", "offset": 12}
+    # Legends of its own, or they would stand between the two titles.
+    alone = {"scale": dict.fromkeys(("color", "shape"), "independent")}
+    return whole | {"vconcat": [spec | {"title": title}], "resolve": alone}
 
 
 def render(spec: Spec, folder: str | Path, name: str) -> tuple[Path, Path]:

@@ -12,7 +12,7 @@ from typing import Any
 import vl_convert
 
 from tr_align.config import METHODS
-from tr_align.reports import table
+from tr_align.reports import card, table
 from tr_align.reports.common import Context, Curve, Metrics, Training, in_order, label, seeds_text, share_with_interval
 from tr_align.reports.figures import kl_vs_hc, win_rates
 from tr_align.reports.style import STYLE
@@ -66,6 +66,7 @@ def page(metrics: Metrics, curve: Curve, context: Context, samples: Samples, tra
         _figure("wins", captions["wins"], "Win rates with intervals"),
         _results(metrics, context),
         _judge(context),
+        card.section(context["calibration"]) if context.get("calibration") else "",
         _training(training),
         _samples(samples),
         _settings(context),
@@ -169,6 +170,8 @@ def _cell(text: str) -> str:
 def _judge(context: Context) -> str:
     accuracy = context["judge_accuracy"]
     heading = "<h2>How far the judge can be trusted</h2>"
+    if not accuracy and context.get("calibration"):
+        return heading
     if not accuracy:
         judge = escape(str(context["judge"]))
         return f"{heading}\n<p>The accuracy of this judge ({judge}) was not measured in this run.</p>"

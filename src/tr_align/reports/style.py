@@ -10,6 +10,8 @@ body { margin: 0; background: #fff; color: var(--ink); font: 17px/1.6 system-ui,
 main { max-width: 1100px; margin: 0 auto; padding: 3rem 1.5rem 4rem; }
 h1 { font-size: 2.1rem; line-height: 1.2; letter-spacing: -0.015em; text-wrap: balance; margin: 0 0 .4rem; }
 h2 { font-size: 1.35rem; line-height: 1.3; letter-spacing: -0.01em; margin: 3.25rem 0 .5rem; }
+h3 { font-size: 1.1rem; line-height: 1.3; margin: 2.25rem 0 .5rem; }
+h4 { font-size: 1rem; line-height: 1.3; margin: 1.75rem 0 .25rem; }
 p { max-width: 44rem; margin: .5rem 0 1rem; }
 .meta, figcaption, .note { color: var(--muted); font-size: .9rem; line-height: 1.5; }
 .lead { font-size: 1.1rem; }
@@ -41,6 +43,13 @@ td small { display: block; color: var(--muted); font-size: .92em; }
 .verdict.supported { background: #e1f3ea; color: #0b6b43; }
 .verdict.contradicted { background: #fbe6dc; color: #9c3a06; }
 .accuracy { max-width: 46rem; }
+.card { margin: .25rem 0 1rem; }
+.card table { table-layout: fixed; }
+.card th, .card td { padding: .35rem .75rem; }
+.card th:first-child { width: 39%; white-space: normal; padding-left: 0; }
+.card th:nth-child(2) { width: 29%; }
+.card th:nth-child(3) { width: 9%; }
+.card small { display: inline-block; margin-left: .4rem; min-width: 5.6rem; }
 .bar { position: relative; height: .6rem; min-width: 6rem; background: var(--soft); border-radius: .3rem; }
 .bar i { position: absolute; top: 0; bottom: 0; background: #9fc8e2; border-radius: .3rem; }
 .bar b { position: absolute; top: -.15rem; bottom: -.15rem; width: .2rem; margin-left: -.1rem;
@@ -77,6 +86,10 @@ dd { margin: 0; overflow-wrap: anywhere; }
   .accuracy th, .accuracy td { padding: .5rem .35rem; font-size: .82rem; }
   .accuracy th:first-child { padding-left: 0; }
   .bar { min-width: 4.5rem; }
+  .card small { display: block; margin: 0; }
+  .card th:first-child { width: 36%; }
+  .card th:nth-child(2) { width: 28%; }
+  .card th:nth-child(3) { width: 10%; }
 }
 @media print {
   body { font-size: 11pt; }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tr_align.config import AXES
 from tr_align.reports.common import (
@@ -58,7 +59,7 @@ def text(metrics: Metrics, context: Context) -> str:
 
 
 def footnote(metrics: Metrics, context: Context) -> str:
-    """What the numbers are: unit, number of prompts, seeds, and replies left out."""
+    """What the numbers are: unit, number of prompts, seeds, the judge's biases, and replies left out."""
     counts = count_text(row["n_prompts"] for row in metrics.values())
     note = (
         f"In brackets 95 % bootstrap intervals over n = {counts} prompts; {seeds_text(context)}. "
@@ -67,7 +68,21 @@ def footnote(metrics: Metrics, context: Context) -> str:
     missing = [
         f"{label(method)} {metrics[method]['n_missing']}" for method in in_order(metrics) if _missing(metrics, method)
     ]
+    note += f" {_bias(context['judge_bias'])}" if context["judge_bias"]["n"] else ""
     return note + (f" Left out for lack of a readable score: {', '.join(missing)}." if missing else "")
+
+
+def _bias(bias: Mapping[str, Any]) -> str:
+    """What the judge's verdicts in all duels together follow besides quality, as a sentence."""
+
+    def share(name: str) -> str:
+        return share_with_interval(bias[name], bias[f"{name}_ci"])
+
+    longer = f", the longer reply {share('longer')}" if bias["n_longer"] else ""
+    return (
+        f"The judge gave the reply shown first {share('first_shown')} of the points{longer}; its verdicts agreed in "
+        f"both orders in {share('consistent')} of {bias['n']} pairs."
+    )
 
 
 def _missing(metrics: Metrics, method: str) -> int:

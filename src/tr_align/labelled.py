@@ -1,0 +1,82 @@
+"""Labelled pairs to measure a judge with: from the judge split, or from a file of the user's own."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from tr_align.config import Params
+from tr_align.data import files
+from tr_align.data.schema import Pair, read_pairs
+from tr_align.errors import UserError
+
+PREPARED = Path("data/prepared")
+JUDGE_SPLIT = PREPARED / "judge.jsonl"
+EMBEDDED = "answers written to be right or wrong"
+
+
+def for_judge(params: Params) -> tuple[list[Pair], str]:
+    """The pairs that `calibrate` of params.yaml names, at most `calibrate.pairs`, and whose labels they are.
+
+    Of the judge split the embedded judge gets only the prompts that its fit left out.
+
+    Raises:
+        UserError: the file is missing or cannot be read.
+    """
+    path = Path(params.calibrate.path)
+    if path == JUDGE_SPLIT:
+        # This split is embedded data whatever data.source is.
+        pairs, source = read_pairs(path), EMBEDDED
+        if params.judge.name == "probe":
+            from tr_align.judges.probe import held_out_prompts
+
+            held_out = held_out_prompts(pairs, params.judge.probe)
+            pairs = [pair for pair in pairs if pair.prompt_id in held_out]
+    elif path.parent == PREPARED:
+        sources = {"embedded": EMBEDDED, "anthropic_hh": "human preferences"}
+        pairs, source = read_pairs(path), sources.get(params.data.source, f"the labels of {params.data.path}")
+    else:
+        pairs, source = read(path, "calibrate.path", params.data.system_prompt), str(path)
+    return choose(pairs, params.calibrate.pairs, params.seed), source
+
+
+def read(path: str | Path, key: str, system_prompt: str | None) -> list[Pair]:
+    """Pairs of a user's file, in any form that :mod:`tr_align.data.files` takes; rows that are no pair are reported.
+
+    Args: `key` is the setting or option that named the file, for messages.
+    Raises:
+        UserError: the file is missing or cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{key}: there is no file {path}; give one with prompt, chosen and rejected ({files.FORMATS})")
+    try:
+        loaded = files.load(path, system_prompt)
+    except UserError as error:
+        raise UserError(str(error).replace("data.path", key)) from error
+    reasons = [f"{row.where}: {row.detail}" for row in loaded.dropped]
+    pairs = []
+    for where, pair in loaded.pairs:
+        if pair.chosen.split() == pair.rejected.split():
+            reasons.append(f"{where}: chosen and rejected are equal")
+        else:
+            pairs.append(pair)
+    if reasons:
+        print(f"{key}: {len(reasons)} of {loaded.rows} rows are left out, e.g. {reasons[0]}", file=sys.stderr)
+    return pairs
+
+
+def choose(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
+    """At most `count` pairs by a seeded shuffle; no prompt gives a second pair before every prompt gave one."""
+    shuffled = list(pairs)
+    random.Random(seed).shuffle(shuffled)
+    seen: Counter[str] = Counter()
+    rounds = []
+    for pair in shuffled:
+        rounds.append(seen[pair.prompt_id])
+        seen[pair.prompt_id] += 1
+    order = sorted(range(len(shuffled)), key=rounds.__getitem__)
+    return [shuffled[index] for index in order[:count]]

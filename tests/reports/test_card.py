@@ -1,0 +1,261 @@
+"""A judge's card in words: the warning, the terminal's lines, the page's section, and the figures that carry it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import vl_convert
+
+from tr_align.config import AXES, load_params
+from tr_align.reports import build, figures
+from tr_align.reports.card import section, text, warning
+from tr_align.reports.page import page
+from tr_align.reports.theme import VEGA_LITE
+
+from .test_page import ATTACK, outline
+
+ROOT = Path(__file__).parents[2]
+WARNING = "Warning: this judge agrees with the labels no better than chance (54.0 % [45.2, 63.1], n = 100)."
+
+
+def estimate(value: float | None, ci: list[float] | None, n: int = 100, missing: int = 0) -> dict[str, Any]:
+    return {"value": value, "ci": ci, "n": n, "n_missing": missing}
+
+
+@pytest.fixture
+def card() -> dict[str, Any]:
+    """Made up: a judge that is better than chance in both respects."""
+    return {
+        "label_source": "human preferences",
+        "n_pairs": 100,
+        "n_prompts": 90,
+        "agreement": estimate(0.7, [0.61, 0.79]),
+        "agreement_rating": estimate(0.66, [0.56, 0.75]),
+        "verdict": "better than chance",
+        "verdict_rating": "better than chance",
+        "axes": {"detail": estimate(0.9, [0.8, 0.95], 40)},
+        "bias": {
+            "n": 98,
+            "n_missing": 2,
+            "n_longer": 77,
+            "consistent": 0.81,
+            "consistent_ci": [0.72, 0.88],
+            "first_shown": 0.55,
+            "first_shown_ci": [0.5, 0.6],
+            "longer": 0.6,
+            "longer_ci": [0.49, 0.71],
+        },
+        "length": {
+            "chosen_longer": estimate(0.8, [0.7, 0.9], 50),
+            "chosen_shorter": estimate(0.57, [0.4, 0.7], 27),
+            "difference": {"value": 0.23, "ci": [0.0002, 0.44], "n": 77},
+            "labels_longer": estimate(0.65, [0.54, 0.75], 77),
+        },
+        "obvious": {"other_prompt": estimate(1.0, [1.0, 1.0], 24), "empty": estimate(None, None, 0, 24)},
+        "injections": {
+            "placement": "appended",
+            "fooled": estimate(0.125, [0.05, 0.2], 72),
+            "bare": estimate(0.25, [0.1, 0.4], 72),
+            "effect": estimate(-0.125, [-0.2, -0.01], 72),
+            "rating_shift": estimate(1.5, [-0.25, 3.0], 71, 1),
+            "attacks": {
+                "direct_order": {"kind": "order", "fooled": 0.5, "bare": 0.25, "n": 6, "n_missing": 0},
+                "fake_turn": {"kind": "fake turn", "fooled": None, "bare": None, "n": 0, "n_missing": 6},
+            },
+        },
+        "missing": {"ratings": {"n_missing": 3, "n": 296}, "duels": {"n_missing": 0, "n": 584}},
+        "unit": "points, 1 to 10",
+        "seed": 0,
+        "resamples": 2000,
+    }
+
+
+@pytest.fixture
+def weak(card: dict[str, Any]) -> dict[str, Any]:
+    return card | {"agreement": estimate(0.54, [0.452, 0.631]), "verdict": "no better than chance"}
+
+
+# The warning
+
+
+def test_no_warning_about_a_judge_that_is_better_than_chance(card: dict[str, Any]) -> None:
+    assert warning(card) is None
+
+
+def test_warnings_by_verdict(card: dict[str, Any], weak: dict[str, Any]) -> None:
+    assert warning(weak) == WARNING
+    worse = card | {"agreement": estimate(0.3, [0.2, 0.4]), "verdict": "worse than chance"}
+    assert warning(worse) == (
+        "Warning: this judge agrees with the labels worse than chance (30.0 % [20.0, 40.0], n = 100)."
+    )
+    ratings = card | {"agreement_rating": estimate(0.5, [0.4, 0.6], 88), "verdict_rating": "no better than chance"}
+    assert warning(ratings) == (
+        "Warning: this judge's ratings agree with the labels no better than chance (50.0 % [40.0, 60.0], n = 88)."
+    )
+    # The preference is what both figures are read by first.
+    assert warning(weak | {"verdict_rating": "worse than chance"}) == WARNING
+
+
+def test_the_warning_about_a_judge_that_says_nothing(card: dict[str, Any]) -> None:
+    silent = card | {"agreement": estimate(None, None, 0, 100), "verdict": "no better than chance"}
+    assert warning(silent) == "Warning: this judge agrees with no label: none of its 100 answers could be read."
+
+
+# The terminal
+
+
+def test_the_card_in_the_terminal(card: dict[str, Any]) -> None:
+    lines = text(card).split("\n")
+    assert lines[0] == (
+        "Measured on 100 labelled pairs of 90 prompts (human preferences). Its preferences are better than chance, "
+        "its ratings better than chance. In brackets 95 % intervals."
+    )
+    assert "  preference        70.0 % [61.0, 79.0]  n = 100" in lines
+    assert "  rating of detail  90.0 % [80.0, 95.0]  n = 40" in lines
+    assert "  reply to another prompt  100.0 % [100.0, 100.0]  n = 24" in lines
+    assert "  empty reply              –                       n = 0" in lines
+    squeezed = [" ".join(line.split()) for line in lines]
+    for line in (
+        "same verdict in both orders 81.0 % [72.0, 88.0] n = 98",
+        "prefers the reply shown first 55.0 % [50.0, 60.0] n = 98",
+        "prefers the longer reply 60.0 % [49.0, 71.0] n = 77",
+        "the labels prefer the longer 65.0 % [54.0, 75.0] n = 77",
+        "right where the better is longer 80.0 % [70.0, 90.0] n = 50",
+        "right where it is shorter 57.0 % [40.0, 70.0] n = 27",
+        "difference of these two, points +23.0 [0.0, +44.0] n = 77",
+        "fooled by the bare reply 25.0 % [10.0, 40.0] n = 72",
+        "fooled with the text 12.5 % [5.0, 20.0] n = 72",
+        "effect of the text, points -12.5 [-20.0, -1.0] n = 72",
+        "effect on its HC (points, 1 to 10) +1.50 [-0.25, +3.00] n = 71",
+    ):
+        assert line in squeezed
+    assert lines[-1] == "Could not be read and left out: 3 of 296 ratings."
+    assert max(map(len, lines[1:])) <= 80
+
+
+def test_the_terminal_ends_with_the_warning(weak: dict[str, Any]) -> None:
+    assert text(weak).endswith(f"\n\nCould not be read and left out: 3 of 296 ratings.\n{WARNING}")
+    both = weak | {"missing": {"ratings": {"n_missing": 3, "n": 9}, "duels": {"n_missing": 1, "n": 8}}}
+    assert "left out: 3 of 9 ratings and 1 of 8 duels." in text(both)
+    all_read = weak | {"missing": {"ratings": {"n_missing": 0, "n": 9}, "duels": {"n_missing": 0, "n": 8}}}
+    assert "left out" not in text(all_read)
+
+
+def test_parts_without_anything_are_left_out(card: dict[str, Any]) -> None:
+    card["obvious"] = {}
+    card["injections"]["attacks"] = {}
+    for shown in (text(card), section(card)):
+        assert "obviously wrong" not in shown and "give it orders" not in shown and "<details" not in shown
+
+
+# The page
+
+
+def test_the_section_shows_every_estimate(card: dict[str, Any], weak: dict[str, Any]) -> None:
+    found = outline(section(card))
+    # Heads of four tables and of that of the texts; 3, 2, 7 and 4 lines; two texts.
+    assert found.count("tr") == 5 + 3 + 2 + 7 + 4 + 2
+    for words in ("70.0 %", "[61.0, 79.0]", "rating of detail", "+23.0", "direct order", "50 %", "25 %", "fake turn"):
+        assert words in found.words
+    # No bar where there is no share: the empty reply, the two differences and the effect on HC.
+    assert found.count("div", **{"class": "bar"}) == 16 - 4
+    # The dashed line stands where 50 % says nothing: not for consistency and being fooled.
+    assert found.count("u") == 12 - 3
+    assert found.count("span", **{"class": "verdict supported"}) == 1
+    assert "Warning" not in found.words and "3 of 296 ratings" in found.words
+    warned = outline(section(weak))
+    assert WARNING in warned.words
+    assert warned.count("p", **{"class": "warning"}) == 1
+    assert warned.count("span", **{"class": "verdict open"}) == 1
+    worse = weak | {"verdict": "worse than chance"}
+    assert outline(section(worse)).count("span", **{"class": "verdict contradicted"}) == 1
+
+
+def test_a_bar_shows_the_interval_and_the_value(card: dict[str, Any]) -> None:
+    assert '<i style="left:61.0%;width:18.0%"></i><b style="left:70.0%"></b>' in section(card)
+
+
+def test_everything_is_escaped(card: dict[str, Any]) -> None:
+    card |= {"label_source": ATTACK, "unit": ATTACK, "verdict": ATTACK}
+    card["axes"] = {ATTACK: estimate(0.9, [0.8, 1.0])}
+    card["injections"]["attacks"] = {ATTACK: {"kind": ATTACK, "fooled": 0.5, "bare": 0.5, "n": 6, "n_missing": 0}}
+    found = outline(section(card))
+    assert found.count("script") == 0 and found.count("img") == 0
+    assert found.words.count(ATTACK) >= 5
+
+
+@pytest.fixture
+def parts(
+    metrics: dict[str, Any], curve: list[dict[str, Any]], context: dict[str, Any], training: dict[str, Any]
+) -> dict[str, Any]:
+    return {"metrics": metrics, "curve": curve, "context": context, "samples": [], "training": training}
+
+
+def test_the_page_has_the_card_after_the_judge(parts: dict[str, Any], weak: dict[str, Any]) -> None:
+    assert "Its card" not in page(**parts)
+    parts["context"] |= {"calibration": weak, "judge_warning": WARNING}
+    html = page(**parts)
+    where = [html.index(words) for words in ("How far the judge can be trusted", "Weak on harmlessness", "Its card")]
+    assert where == sorted(where) and where[-1] < html.index("<h2>Training</h2>")
+    # In the section, and in each figure's wide and narrow drawing.
+    assert outline(html).words.count(WARNING) == 1
+    specs = re.search(r"const SPECS = (.*?);\n", html)
+    assert specs is not None and specs[1].count("Warning: this judge") == 4
+
+
+def test_a_judge_with_a_card_was_measured(parts: dict[str, Any], card: dict[str, Any]) -> None:
+    parts["context"] |= {"judge_accuracy": None, "calibration": card, "judge_warning": None}
+    words = outline(page(**parts)).words
+    assert "How far the judge can be trusted" in words and "Its card" in words
+    assert "was not measured" not in words
+
+
+# The figures
+
+
+def test_both_figures_carry_the_warning(
+    metrics: dict[str, Any], curve: list[dict[str, Any]], context: dict[str, Any], tmp_path: Path
+) -> None:
+    for stacked in (False, True):
+        plain = figures.kl_vs_hc(curve, context, stacked), figures.win_rates(metrics, context, stacked)
+        warned_context = context | {"judge_warning": WARNING}
+        warned = figures.kl_vs_hc(curve, warned_context, stacked), figures.win_rates(metrics, warned_context, stacked)
+        for before, after in zip(plain, warned, strict=True):
+            drawings = [vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE) for spec in (before, after)]
+            words = [re.findall(r">([^<>]+)</(?:text|tspan)>", drawing) for drawing in drawings]
+            added = [line for line in words[1] if line not in words[0]]
+            assert " ".join(added) == WARNING
+            assert len(added) == (3 if stacked else 1)
+            # All else is drawn as before, legend and title included.
+            assert sorted(set(words[1]) - set(added)) == sorted(set(words[0]))
+            # Nothing is drawn beside the picture.
+            assert after["title"] == before["title"]
+            assert len(re.findall(r'fill="#d55e00"[^>]*>(?:<tspan[^>]*>)?Warning', drawings[1])) == 1
+
+
+def test_without_a_warning_a_figure_is_as_ever(curve: list[dict[str, Any]], context: dict[str, Any]) -> None:
+    assert figures.kl_vs_hc(curve, context | {"judge_warning": None}) == figures.kl_vs_hc(curve, context)
+    assert "facet" in figures.kl_vs_hc(curve, context)
+
+
+# From the stage's file
+
+
+@pytest.mark.parametrize("kind", ["absent", "better", "weak"])
+def test_the_context_has_the_card(tmp_path: Path, kind: str, card: dict[str, Any], weak: dict[str, Any]) -> None:
+    (tmp_path / "judge.json").write_text("{}")
+    stored = {"absent": None, "better": card, "weak": weak}[kind]
+    if stored:
+        (tmp_path / "calibration.json").write_text(json.dumps(stored))
+    context = build._context(load_params(ROOT / "params.yaml"), tmp_path)
+    assert context["calibration"] == stored
+    assert context["judge_warning"] == (WARNING if kind == "weak" else None)
+
+
+def test_the_card_covers_the_axes(card: dict[str, Any]) -> None:
+    card["axes"] = {axis: estimate(0.9, [0.8, 1.0]) for axis in AXES}
+    assert all(f"rating of {axis}" in text(card) for axis in AXES)
