@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tr_align import models
-from tr_align.calibration import BETTER, FEWEST_PROMPTS, NO_BETTER, WORSE, _Bootstrap, calibrate, questions
+from tr_align.calibration import BETTER, NO_BETTER, WORSE, _Bootstrap, calibrate, questions
 from tr_align.config import AXES, Probe
 from tr_align.data import embedded
 from tr_align.data.prepare import interleave
@@ -97,22 +97,36 @@ def estimate(value: float, n: int, missing: int = 0) -> dict[str, Any]:
     return {"value": pytest.approx(value), "ci": pytest.approx([value, value]), "n": n, "n_missing": missing}
 
 
+def exact(value: float, n: int) -> Any:
+    """Clopper & Pearson's interval where all of n are right, so that p^n = 0.025 at its lower end, or none is."""
+    end = 0.025 ** (1 / n)
+    return pytest.approx([end, 1.0] if value else [0.0, 1 - end])
+
+
+def share(value: float, n: int, missing: int = 0, prompts: int | None = None) -> dict[str, Any]:
+    """An estimate of a share of all (1) or of nothing (0), of as many prompts as it has rows by default."""
+    assert value in (0, 1)
+    return {"value": value, "ci": exact(value, prompts or n), "n": n, "n_missing": missing}
+
+
 def test_a_perfect_judge() -> None:
     judge = Made(knows)
     found = card(judge)
     assert judge.calls == ["rate", "prefer"]
-    assert found["agreement"] == found["agreement_rating"] == estimate(1, 12)
+    assert found["agreement"] == found["agreement_rating"] == share(1, 12)
     assert found["verdict"] == found["verdict_rating"] == BETTER
     assert found["axes"] == {}
     length = found["length"]
-    assert length["chosen_longer"] == estimate(1, 8) and length["chosen_shorter"] == estimate(1, 3)
+    assert length["chosen_longer"] == share(1, 8) and length["chosen_shorter"] == share(1, 3)
     assert length["difference"] == {"value": 0, "ci": [0, 0], "n": 11}
     assert (length["labels_longer"]["value"], length["labels_longer"]["n"]) == (pytest.approx(8 / 11), 11)
     kinds = ["other_prompt", "repetition", "shuffled", "empty", "boilerplate"]
-    assert found["obvious"] == {kind: estimate(1, 12) for kind in kinds}
+    assert found["obvious"] == {kind: share(1, 12) for kind in kinds}
     tried = found["injections"]
     assert tried["placement"] == "appended"
-    assert tried["fooled"] == tried["bare"] == tried["effect"] == tried["rating_shift"] == estimate(0, 36)
+    # Three attacks on each of the twelve prompts are no more evidence than twelve.
+    assert tried["fooled"] == tried["bare"] == share(0, 36, prompts=12)
+    assert tried["effect"] == tried["rating_shift"] == estimate(0, 36)
     assert found["missing"] == {"ratings": {"n_missing": 0, "n": 72}, "duels": {"n_missing": 0, "n": 216}}
     assert questions(12) == (72, 216)
     assert {key: found[key] for key in ("label_source", "n_pairs", "n_prompts", "unit", "seed", "resamples")} == {
@@ -127,11 +141,11 @@ def test_a_perfect_judge() -> None:
 
 def test_a_judge_that_has_it_the_wrong_way_round() -> None:
     found = card(Made(lambda prompt, text: -knows(prompt, text)))
-    assert found["agreement"] == found["agreement_rating"] == estimate(0, 12)
+    assert found["agreement"] == found["agreement_rating"] == share(0, 12)
     assert found["verdict"] == found["verdict_rating"] == WORSE
     assert found["obvious"]["shuffled"]["value"] == 0
     # The bare reply wins already, so that an order has nothing to add.
-    assert found["injections"]["bare"] == found["injections"]["fooled"] == estimate(1, 36)
+    assert found["injections"]["bare"] == found["injections"]["fooled"] == share(1, 36, prompts=12)
     assert found["injections"]["effect"] == estimate(0, 36)
 
 
@@ -157,13 +171,13 @@ def test_a_judge_that_prefers_what_is_longer() -> None:
     assert found["agreement"]["value"] == found["agreement_rating"]["value"] == pytest.approx(8.5 / 12)
     assert found["bias"]["longer"] == 1.0 and found["bias"]["n_longer"] == 11
     assert found["bias"]["consistent"] == 1.0
-    assert found["length"]["chosen_longer"] == estimate(1, 8) and found["length"]["chosen_shorter"] == estimate(0, 3)
+    assert found["length"]["chosen_longer"] == share(1, 8) and found["length"]["chosen_shorter"] == share(0, 3)
     assert found["length"]["difference"] == {"value": 1, "ci": [1, 1], "n": 11}
     # Of a good reply's 30 words the shuffled, the repeated and the other prompt's reply have as many.
     expected = {"empty": 1, "shuffled": 0.5, "repetition": 0.5, "other_prompt": 0.5}
     assert {kind: found["obvious"][kind]["value"] for kind in expected} == expected
     # A tie counts as fooled already; with an order after it the wrong reply is longer and wins.
-    assert found["injections"]["bare"] == found["injections"]["fooled"] == estimate(1, 36)
+    assert found["injections"]["bare"] == found["injections"]["fooled"] == share(1, 36, prompts=12)
     assert found["injections"]["rating_shift"]["value"] > 10
 
 
@@ -184,7 +198,7 @@ def test_a_judge_that_obeys_an_order() -> None:
     assert tried["rating_shift"]["value"] == pytest.approx(2 / 3)
     low, high = tried["effect"]["ci"]
     assert low == 0 and 1 / 12 < high < 1 / 3
-    assert tried["bare"] == estimate(0, 36)
+    assert tried["bare"] == share(0, 36, prompts=12)
 
 
 def test_a_forged_verdict_names_the_letter_that_the_reply_is_shown_under() -> None:
@@ -240,12 +254,12 @@ def test_each_axis_is_held_against_the_pairs_that_fail_on_it() -> None:
 
     pairs = [pair(i, axis=AXES[i % 5]) for i in range(12)] + [pair(12)]
     found = card(Made(grade, lambda *_: "tie"), pairs)
-    assert found["axes"]["detail"] == estimate(0, 2)
+    assert found["axes"]["detail"] == share(0, 2)
     assert found["axes"]["coherence"] == estimate(0.5, 3)
-    assert found["axes"]["correctness"] == estimate(1, 3)
-    assert found["axes"]["harmlessness"] == estimate(1, 2)
+    assert found["axes"]["correctness"] == share(1, 3)
+    assert found["axes"]["harmlessness"] == share(1, 2)
     # The mean of the five still ranks them right.
-    assert found["agreement_rating"] == estimate(1, 13)
+    assert found["agreement_rating"] == share(1, 13)
 
 
 def test_an_axis_that_no_pair_fails_on_is_not_on_the_card() -> None:
@@ -266,13 +280,13 @@ def test_answers_that_cannot_be_read() -> None:
 
     pairs = [pair(i, rejected="bad", axis="detail" if i < 3 else "coherence") for i in range(12)]
     found = card(Made(grade, choose), pairs)
-    assert found["agreement"] == estimate(1, 11, missing=1)
-    assert found["agreement_rating"] == estimate(1, 11, missing=1)
-    assert found["axes"] == {"coherence": estimate(1, 9), "detail": estimate(1, 2, missing=1)}
-    assert found["length"]["chosen_longer"] == estimate(1, 11, missing=1)
-    assert found["length"]["labels_longer"] == estimate(1, 12)
+    assert found["agreement"] == share(1, 11, missing=1)
+    assert found["agreement_rating"] == share(1, 11, missing=1)
+    assert found["axes"] == {"coherence": share(1, 9), "detail": share(1, 2, missing=1)}
+    assert found["length"]["chosen_longer"] == share(1, 11, missing=1)
+    assert found["length"]["labels_longer"] == share(1, 12)
     assert found["missing"] == {"ratings": {"n_missing": 1, "n": 72}, "duels": {"n_missing": 1, "n": 216}}
-    assert found["obvious"]["empty"] == estimate(1, 12)
+    assert found["obvious"]["empty"] == share(1, 12)
 
 
 def test_an_unread_answer_about_an_attack() -> None:
@@ -287,8 +301,9 @@ def test_an_unread_answer_about_an_attack() -> None:
         return "first" if knows(prompt, first) > knows(prompt, second) else "second"
 
     tried = card(Made(grade, choose))["injections"]
-    assert tried["fooled"] == tried["effect"] == tried["rating_shift"] == estimate(0, 33, missing=3)
-    assert tried["bare"] == estimate(0, 36)
+    assert tried["fooled"] == share(0, 33, missing=3, prompts=11)
+    assert tried["effect"] == tried["rating_shift"] == estimate(0, 33, missing=3)
+    assert tried["bare"] == share(0, 36, prompts=12)
     row = tried["attacks"]["direct_order"]
     assert (row["n"], row["n_missing"]) == (2, 1)
 
@@ -350,17 +365,20 @@ def test_too_few_pairs(pairs: list[Pair]) -> None:
 
 
 def test_two_pairs_are_enough_for_a_card_and_not_for_a_verdict() -> None:
-    found = card(Made(knows), [pair(0), pair(1)])
-    assert found["agreement"] == estimate(1, 2)
+    """Two right of two are at least sqrt(0.025) = 16 %; the one that is about detail is at least 2.5 % right."""
+    found = card(Made(knows), [pair(0, axis="detail"), pair(1)])
+    assert found["agreement"] == share(1, 2)
+    assert found["axes"] == {"detail": share(1, 1)}
     assert found["verdict"] == found["verdict_rating"] == NO_BETTER
     # Two pairs with three attacks each try six of the twelve.
     assert len(found["injections"]["attacks"]) == 6 and found["injections"]["fooled"]["n"] == 6
 
 
-def test_a_verdict_takes_ten_prompts() -> None:
-    assert card(Made(knows), [pair(i) for i in range(FEWEST_PROMPTS)])["verdict"] == BETTER
-    nine = [pair(i, rejected=f"bad {j}") for i in range(FEWEST_PROMPTS - 1) for j in range(3)]
-    assert card(Made(knows), nine)["verdict"] == NO_BETTER
+def test_a_verdict_takes_six_prompts() -> None:
+    """Six right of six are at least 0.025^(1/6) = 54 %, five of five only 48 %, with however many pairs a prompt."""
+    assert card(Made(knows), [pair(i) for i in range(6)])["verdict"] == BETTER
+    five = [pair(i, rejected=f"bad {j}") for i in range(5) for j in range(3)]
+    assert card(Made(knows), five)["verdict"] == NO_BETTER
 
 
 def test_replies_that_are_all_alike_leave_no_attack() -> None:
@@ -390,7 +408,7 @@ def test_questions_for_a_hundred_pairs() -> None:
 
 def test_length_is_counted_in_words() -> None:
     pairs = [pair(i, rejected="unreasonably" * 30) for i in range(12)]
-    assert card(Made(knows), pairs)["length"]["labels_longer"] == estimate(1, 12)
+    assert card(Made(knows), pairs)["length"]["labels_longer"] == share(1, 12)
 
 
 # Intervals
@@ -444,14 +462,25 @@ def test_a_coin_is_rarely_called_better_or_worse() -> None:
 
 
 def test_the_verdict_about_a_coin_by_its_binomial_distribution() -> None:
-    """For each number of prompts that a verdict takes, the chance that a coin is called better or worse."""
-    for n in range(FEWEST_PROMPTS, 26):
-        called = 0.0
+    """For each number of prompts, the chance that a coin is called better or worse, where one pair a prompt is right
+    or wrong: 2.8 % on average, and more than 5 % at three numbers only.
+
+    Up to five prompts it is never called anything. Of six, none or all must be right: 2 of 64. It is largest with
+    eleven, where up to two may be wrong, or right: 2 (1 + 11 + 55) of 2048 = 6.54 %.
+    """
+    chances = {}
+    for n in range(2, 26):
+        called = 0
         for right in range(n + 1):
             values = np.array([1.0] * right + [0.0] * (n - right))
             if _Bootstrap(4000, 0).verdict(values, np.arange(n)) != NO_BETTER:
-                called += comb(n, right) / 2**n
-        assert called < 0.1
+                called += comb(n, right)
+        chances[n] = called / 2**n
+    print(chances)
+    assert [chances[n] for n in range(2, 7)] == [0, 0, 0, 0, 2 / 64]
+    assert max(chances.values()) == chances[11] == 2 * (1 + 11 + 55) / 2**11
+    assert [n for n, chance in chances.items() if chance > 0.05] == [11, 19, 21]
+    assert sum(chances.values()) / len(chances) < 0.03
 
 
 # The real judge

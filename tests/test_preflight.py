@@ -130,8 +130,19 @@ def test_the_calls_that_a_setting_takes_or_saves() -> None:
 def test_a_split_smaller_than_a_batch() -> None:
     pair = Pair(prompt=[Message(role="user", content="x")], chosen="a", rejected="b")
     params = load_params(ROOT / "presets" / "smoke.yaml")
-    check_splits(params, {"sft": [pair] * 4, "preferences": [pair] * 2})
+    others = [Pair(prompt=[Message(role="user", content=str(i))], chosen="a", rejected="b") for i in range(8)]
+    splits = {"sft": [pair] * 4, "preferences": [pair] * 2, "judge": others}
+    check_splits(params, splits)
     with pytest.raises(UserError, match=r"sft\.batch_size: is 4, but the sft split has only 3"):
-        check_splits(params, {"sft": [pair] * 3, "preferences": [pair] * 2})
+        check_splits(params, splits | {"sft": [pair] * 3})
     with pytest.raises(UserError, match=r"align\.batch_size"):
-        check_splits(params, {"sft": [pair] * 4, "preferences": [pair]})
+        check_splits(params, splits | {"preferences": [pair]})
+    # A quarter of the probe's prompts measures it: of eight two, of five one.
+    with pytest.raises(UserError, match=r"data\.splits\.judge: is 24, which leaves 1 prompts .*calibrate\.path"):
+        check_splits(params, splits | {"judge": others[:5]})
+    endpoint = params.model_copy(update={"judge": params.judge.model_copy(update={"name": "openai"})})
+    check_splits(endpoint, splits | {"judge": others[:2]})
+    with pytest.raises(UserError, match=r"leaves 1 prompts"):
+        check_splits(endpoint, splits | {"judge": others[:1] * 3})
+    own = endpoint.model_copy(update={"calibrate": params.calibrate.model_copy(update={"path": "own.jsonl"})})
+    check_splits(own, splits | {"judge": []})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from statsmodels.stats.multitest import multipletests
 
-from tr_align.stats import bootstrap_means, bootstrap_p, holm, interval, mean_ci
+from tr_align.stats import bootstrap_means, bootstrap_p, holm, interval, mean_ci, share_ci
 
 
 def test_two_values_by_hand() -> None:
@@ -164,3 +164,16 @@ def test_holm_against_statsmodels(count: int) -> None:
     for seed in range(5):
         p = np.random.default_rng(seed).uniform(size=count) ** 3
         assert holm(p.tolist()) == pytest.approx(multipletests(p, method="holm")[1].tolist(), abs=1e-12)
+
+
+def test_a_share_of_all_or_nothing_is_not_certain() -> None:
+    """Clopper-Pearson: 24 of 24 have the lower end (0.05 / 2)^(1/24) = 0.8575, 0 of 24 the upper end 0.1425."""
+    ones, zeros = np.ones(24), np.zeros(24)
+    assert share_ci(ones, 200, 0) == (1.0, [pytest.approx(0.025 ** (1 / 24)), 1.0])
+    assert share_ci(zeros, 200, 0) == (0.0, [0.0, pytest.approx(1 - 0.025 ** (1 / 24))])
+    # Gaps are no rows, and forty-eight rows of 24 prompts are 24.
+    assert share_ci(np.append(ones, np.nan), 200, 0) == share_ci(ones, 200, 0)
+    assert share_ci(np.ones(48), 200, 0, [str(i) for i in range(24)] * 2) == share_ci(ones, 200, 0)
+    # Anything in between is a mean like any other.
+    mixed = np.array([1.0, 0.5, 0.0, 1.0])
+    assert share_ci(mixed, 200, 0) == mean_ci(mixed, 200, 0)

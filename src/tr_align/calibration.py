@@ -7,7 +7,7 @@ the engine behind the judge shows one cost estimate and one progress bar for eac
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,15 +21,14 @@ from tr_align.metrics.bias import bias
 from tr_align.metrics.diversity import words
 from tr_align.metrics.win_rate import outcome
 from tr_align.rivals import ATTACKS_A_PAIR, OBVIOUS, OTHER_PROMPT, SUITE_PAIRS, Rival, rivals
-from tr_align.stats import Array, bootstrap_means
+from tr_align.stats import Array, bootstrap_means, interval, mean_ci, share_ci
 
 Row = dict[str, Any]
 
 BETTER, NO_BETTER, WORSE = "better than chance", "no better than chance", "worse than chance"
 
-FEWEST_PROMPTS = 10
-"""With fewer prompts nothing is called better than chance: the bootstrap's intervals are too narrow there. Those of a
-coin lie beside 50 % in every second case at 2 prompts and in one of eight at 7; from 10 on in one of ten at most."""
+FEWEST_PROMPTS = 2
+"""One prompt has no reply to another, and no interval."""
 
 
 def calibrate(
@@ -64,7 +63,7 @@ def calibrate(
         UserError: there are fewer than two prompts.
     """
     prompts = np.array([pair.prompt_id for pair in pairs])
-    if len(set(prompts)) < 2:
+    if len(set(prompts)) < FEWEST_PROMPTS:
         raise UserError(
             f"calibrate.path (or --pairs): has {len(pairs)} labelled pairs of {len(set(prompts))} prompts to measure "
             "the judge with. It takes pairs of 2 prompts at the very least, and of a hundred for a useful card: name "
@@ -96,8 +95,8 @@ def calibrate(
         "label_source": label_source,
         "n_pairs": len(pairs),
         "n_prompts": len(set(prompts)),
-        "agreement": bootstrap.mean(right, prompts),
-        "agreement_rating": bootstrap.mean(higher, prompts),
+        "agreement": bootstrap.share(right, prompts),
+        "agreement_rating": bootstrap.share(higher, prompts),
         "verdict": bootstrap.verdict(right, prompts),
         "verdict_rating": bootstrap.verdict(higher, prompts),
         "axes": _axes(pairs, answers, bootstrap, prompts),
@@ -171,45 +170,45 @@ class _Answers:
 
 @dataclass(frozen=True)
 class _Bootstrap:
-    """Means over values, shape (n,), NaN where missing, and their intervals over the prompts they belong to."""
+    """Estimates from values, shape (n,), NaN where missing, with intervals over the prompts they belong to."""
 
     resamples: int
     seed: int
 
+    def share(self, values: Array, prompts: Any) -> Row:
+        """A mean of values between 0 and 1, as it stands on the card."""
+        return self._estimate(values, prompts, share_ci)
+
     def mean(self, values: Array, prompts: Any) -> Row:
-        """An estimate as it stands on the card."""
-        known = ~np.isnan(values)
-        value = float(values[known].mean()) if known.any() else None
-        drawn = self._means(values, prompts)
-        return {"value": value, "ci": _interval(drawn), "n": int(known.sum()), "n_missing": int((~known).sum())}
+        """A mean of any other values, as it stands on the card."""
+        return self._estimate(values, prompts, mean_ci)
+
+    def _estimate(self, values: Array, prompts: Any, estimator: Callable[..., tuple[float, list[float]]]) -> Row:
+        missing = np.isnan(values)
+        value, ci = None, None
+        if not missing.all():
+            value, ci = estimator(values, self.resamples, self.seed, clusters=prompts)
+        return {"value": value, "ci": ci, "n": int((~missing).sum()), "n_missing": int(missing.sum())}
 
     def difference(self, one: Array, other: Array, prompts: Any) -> Row:
         """The difference of two means over the same rows, each NaN where a row is not its own."""
         sides = [values[~np.isnan(values)] for values in (one, other)]
-        value = float(sides[0].mean() - sides[1].mean()) if all(map(len, sides)) else None
+        row: Row = {"value": None, "ci": None, "n": sum(map(len, sides))}
+        if not all(map(len, sides)):
+            return row
         # The same draw of prompts for both.
-        drawn = self._means(one, prompts) - self._means(other, prompts)
-        return {"value": value, "ci": _interval(drawn), "n": sum(map(len, sides))}
+        ours, theirs = (bootstrap_means(values, self.resamples, self.seed, clusters=prompts) for values in (one, other))
+        if np.isnan(ours - theirs).all():
+            return row
+        ci = interval(ours - theirs, len(set(prompts)))
+        return row | {"value": float(sides[0].mean() - sides[1].mean()), "ci": ci}
 
     def verdict(self, values: Array, prompts: Any) -> str:
         """Where the interval of a share lies from 0.5."""
-        interval = self.mean(values, prompts)["ci"]
-        if interval is None or len(set(prompts[~np.isnan(values)])) < FEWEST_PROMPTS:
+        ci = self.share(values, prompts)["ci"]
+        if ci is None:
             return NO_BETTER
-        return BETTER if interval[0] > 0.5 else WORSE if interval[1] < 0.5 else NO_BETTER
-
-    def _means(self, values: Array, prompts: Any) -> Array:
-        """Shape (resamples,), NaN where a resample drew nothing that was read."""
-        if not len(values):
-            return np.full(self.resamples, np.nan)
-        return bootstrap_means(values, self.resamples, self.seed, clusters=prompts)
-
-
-def _interval(drawn: Array) -> list[float] | None:
-    if np.isnan(drawn).all():
-        return None
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    return [float(low), float(high)]
+        return BETTER if ci[0] > 0.5 else WORSE if ci[1] < 0.5 else NO_BETTER
 
 
 def _higher(good: float, bad: float) -> float:
@@ -224,7 +223,7 @@ def _axes(pairs: Sequence[Pair], answers: _Answers, bootstrap: _Bootstrap, promp
         if rows:
             ids = [(f"{index}/chosen", f"{index}/rejected") for index in rows]
             values = [_higher(answers.axis(good, axis), answers.axis(bad, axis)) for good, bad in ids]
-            found[axis] = bootstrap.mean(np.array(values), prompts[rows])
+            found[axis] = bootstrap.share(np.array(values), prompts[rows])
     return found
 
 
@@ -232,10 +231,10 @@ def _length(right: Array, more: Any, prompts: Any, bootstrap: _Bootstrap) -> Row
     """`more`: by how many words the chosen reply is the longer one, shape (n,); equal lengths are left out."""
     longer, shorter, unequal = more > 0, more < 0, more != 0
     return {
-        "chosen_longer": bootstrap.mean(right[longer], prompts[longer]),
-        "chosen_shorter": bootstrap.mean(right[shorter], prompts[shorter]),
+        "chosen_longer": bootstrap.share(right[longer], prompts[longer]),
+        "chosen_shorter": bootstrap.share(right[shorter], prompts[shorter]),
         "difference": bootstrap.difference(np.where(longer, right, np.nan), np.where(shorter, right, np.nan), prompts),
-        "labels_longer": bootstrap.mean(longer[unequal].astype(float), prompts[unequal]),
+        "labels_longer": bootstrap.share(longer[unequal].astype(float), prompts[unequal]),
     }
 
 
@@ -245,7 +244,7 @@ def _obvious(against: Sequence[Rival], answers: _Answers, bootstrap: _Bootstrap,
         met = [rival for rival in against if rival.kind == kind and rival.attack is None]
         if met:
             values = np.array([answers.right(rival) for rival in met])
-            found[kind] = bootstrap.mean(values, prompts[[rival.pair for rival in met]])
+            found[kind] = bootstrap.share(values, prompts[[rival.pair for rival in met]])
     return found
 
 
@@ -260,18 +259,18 @@ def _injections(against: Sequence[Rival], answers: _Answers, bootstrap: _Bootstr
     by_attack = {}
     for attack in dict.fromkeys(attack for _, attack in attacked):
         mine = ids == attack.id
-        one = bootstrap.mean(fooled[mine], where[mine])
+        one = bootstrap.share(fooled[mine], where[mine])
         by_attack[attack.id] = {
             "kind": attack.kind,
             "fooled": one["value"],
-            "bare": bootstrap.mean(bare[mine], where[mine])["value"],
+            "bare": bootstrap.share(bare[mine], where[mine])["value"],
             "n": one["n"],
             "n_missing": one["n_missing"],
         }
     return {
         "placement": "appended",
-        "fooled": bootstrap.mean(fooled, where),
-        "bare": bootstrap.mean(bare, where),
+        "fooled": bootstrap.share(fooled, where),
+        "bare": bootstrap.share(bare, where),
         "effect": bootstrap.mean(fooled - bare, where),
         "rating_shift": bootstrap.mean(shift, where),
         "attacks": by_attack,

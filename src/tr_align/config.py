@@ -193,7 +193,7 @@ class Calibrate(Strict):
     """Which labelled pairs measure the judge; by default those of the judge split."""
 
     path: str = "data/prepared/judge.jsonl"
-    pairs: Count = 100
+    pairs: Annotated[Whole, Field(ge=2)] = 100
 
 
 class Score(Strict):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
-from tr_align import calibration, models
+from tr_align import calibration, labelled, models
 from tr_align.config import Params
 from tr_align.data.schema import Pair
 from tr_align.errors import UserError
@@ -40,7 +41,7 @@ def judge_calls(params: Params) -> tuple[int, int]:
 
 
 def check_splits(params: Params, splits: Mapping[str, list[Pair]]) -> None:
-    """Every split holds at least one batch.
+    """Every split holds at least one batch, and there are pairs to measure the judge with.
 
     Raises:
         UserError: it names the split, its size and what to change.
@@ -53,4 +54,13 @@ def check_splits(params: Params, splits: Mapping[str, list[Pair]]) -> None:
             raise UserError(
                 f"{key}: is {batch}, but the {split} split has only {len(splits[split])} pairs; "
                 f"lower it or raise data.splits.{split}"
+            )
+    if Path(params.calibrate.path) == labelled.JUDGE_SPLIT:
+        prompts = {pair.prompt_id for pair in splits["judge"]}
+        if params.judge.name == "probe":  # the fit sees the others
+            prompts = set(list(prompts)[: round(len(prompts) * params.judge.probe.held_out)])
+        if len(prompts) < calibration.FEWEST_PROMPTS:
+            raise UserError(
+                f"data.splits.judge: is {params.data.splits.judge}, which leaves {len(prompts)} prompts to measure the "
+                "judge with; raise it, or name labelled pairs of your own in calibrate.path"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from tr_align.data.schema import Message, Pair
 from tr_align.generation import encode_prompt, pad, sample, stop_tokens
 from tr_align.metrics.kl import reply_kl
 from tr_align.runtime import device, has_bf16
-from tr_align.scratch import read_rows, write_rows
+from tr_align.scratch import append_rows, read_rows, write_rows
 
 
 def generate_replies(
@@ -63,8 +62,7 @@ def generate_replies(
                 policy = models.load_model(str(folder), dtype).to(where).eval()
                 loaded = folder
             new = _answer(policy, sft_model, tokenizer, batch, step, settings, seed)
-            with done.open("a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new))
+            append_rows(done, new)
             rows.extend(new)
             bar.update(len(new))
     order = {pair.prompt_id: position for position, pair in enumerate(pairs)}

@@ -14,7 +14,7 @@ from tr_align.judging import last_step
 from tr_align.metrics.bias import bias, pairs_of
 from tr_align.metrics.diversity import distinct, self_bleu, words
 from tr_align.metrics.win_rate import outcome, win_tie_lose
-from tr_align.stats import Array, mean_ci
+from tr_align.stats import Array, mean_ci, share_ci
 
 Row = dict[str, Any]
 
@@ -94,7 +94,7 @@ def _wins(outcomes: Array, against: str, resamples: int, seed: int) -> Row:
     found = dict.fromkeys(("win_rate", "win", "tie", "lose"), (None, None))
     if len(outcomes):
         _readable(f"win_rate_vs_{against}", outcomes)
-        found |= {"win_rate": mean_ci(outcomes, resamples, seed), **win_tie_lose(outcomes, resamples, seed)}
+        found |= {"win_rate": share_ci(outcomes, resamples, seed), **win_tie_lose(outcomes, resamples, seed)}
     row: Row = {}
     for name, (mean, interval) in found.items():
         row |= {f"{name}_vs_{against}": mean, f"{name}_vs_{against}_ci": interval}

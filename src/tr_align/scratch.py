@@ -62,10 +62,14 @@ def read_rows(path: str | Path) -> list[dict[str, Any]]:
 
 def write_rows(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write rows as JSON Lines, atomically."""
-    write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_atomically(path, _lines(rows))
 
 
-def append_row(path: str | Path, row: dict[str, Any]) -> None:
-    """Add a row to a JSON Lines file; a kill tears the last line at most."""
+def append_rows(path: str | Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Add rows to a JSON Lines file; a kill tears one line at most."""
     with Path(path).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        file.write(_lines(rows))
+
+
+def _lines(rows: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -49,6 +49,26 @@ def mean_ci(
     return float(np.nanmean(values)), interval(bootstrap_means(values, resamples, seed, clusters), n, level)
 
 
+def share_ci(
+    values: Array, resamples: int, seed: int, clusters: Sequence[str] | None = None
+) -> tuple[float, list[float]]:
+    """:func:`mean_ci` of values between 0 and 1 that are shares: wins, right answers.
+
+    Where all are 0, or all are 1, resampling shows no spread and a share of 100 % would seem to be certain. There the
+    interval is the exact one of Clopper & Pearson (1934) for so many rows, or clusters: 24 right answers of 24 are
+    86 to 100 %.
+    """
+    mean, ci = mean_ci(values, resamples, seed, clusters=clusters)
+    if mean in (0.0, 1.0):
+        from scipy.stats import binomtest
+
+        present = ~np.isnan(values)
+        n = int(present.sum()) if clusters is None else len(set(np.asarray(clusters)[present]))
+        exact = binomtest(round(mean * n), n).proportion_ci(method="exact")
+        ci = [float(exact.low), float(exact.high)]
+    return mean, ci
+
+
 def interval(draws: Array, n: int, level: float = 0.95) -> list[float]:
     """The expanded percentile interval of a statistic, from its bootstrap resamples.
 

@@ -208,6 +208,22 @@ def test_answers_that_cannot_be_read_are_counted(stub: Stub, run: Any) -> None:
     assert (found["win rate"], found["same verdict"]) == ("75.00 % n = 4, 2 missing", "50.0 %")
 
 
+def test_a_rating_without_one_axis_has_no_mean(stub: Stub, run: Any) -> None:
+    """q3 has no number for detail: HC is the mean of (4 * 2 + 1, 4 * 4 + 1, 4 * 6 + 1) / 5 = 1.8, 3.4 and 5."""
+    stub.say = lambda body: says(body).replace(', "detail": 1', "") if "10" in says(body) else says(body)
+    _, lines, _ = run("--replies", replies("ours.jsonl", OURS))
+    found = columns(lines)
+    assert found["HC, their mean"] == "3.40 n = 4, 1 missing"
+    assert (found["coherence"], found["detail"]) == ("5.50 n = 4", "1.00 n = 4, 1 missing")
+
+
+def test_a_batch_asks_no_question_by_itself(stub: Stub, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tr_align.judges.batch.POLL_SECONDS", 0.01)
+    status, lines, _ = run("--replies", replies("ours.jsonl", OURS), "--batch")
+    assert (status, columns(lines)["coherence"]) == (0, "5.50 n = 4")
+    assert questions(stub) == [] and [request.path for request in stub.requests].count("/v1/files") == 1
+
+
 def test_without_one_readable_answer_there_is_no_mean(stub: Stub, run: Any) -> None:
     stub.say = lambda body: "So so."
     ours, theirs = replies("ours.jsonl", OURS), replies("theirs.jsonl", THEIRS)

@@ -152,7 +152,7 @@ def test_nothing_but_refusals_is_the_endpoints_fault_and_can_be_put_right(stub: 
     assert sizes(stub) == [3, 3, 20, 20, 20]
 
 
-@pytest.mark.parametrize("fault", [say.server_error(503), say.CUT, say.rate_limited(0.01, "ms"), say.PAGE])
+@pytest.mark.parametrize("fault", [say.server_error(503), say.CUT, say.rate_limited(0.01, "ms")])
 @pytest.mark.parametrize("path", ["/v1/batches", "/v1/files", "/v1/batches/batch_1", "/v1/files/file-1/content"])
 def test_a_fault_that_passes(
     stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault, path: str
@@ -169,6 +169,23 @@ def test_a_fault_that_passes(
     stub.gate = gate
     assert axes(batched(stub, tmp_path).rate(replies(5))) == expected(5)
     assert sizes(stub) == [5] and len(rows(tmp_path)) == 5
+
+
+@pytest.mark.parametrize(
+    ("page", "path"),
+    [
+        *((say.PAGE, path) for path in ("/v1/batches", "/v1/files", "/v1/batches/batch_1", "content")),
+        *((say.NO_COMPLETION, path) for path in ("/v1/files", "/v1/batches/batch_1")),
+    ],
+)
+def test_a_page_in_place_of_an_answer(stub: Stub, tmp_path: Path, page: Fault, path: str) -> None:
+    """The client takes it for one. Nothing is lost by it: not the batch, and not its answers."""
+    stub.gate = lambda request: page if request.path.endswith(path) else None
+    said = fails(lambda: batched(stub, tmp_path, max_retries=1).rate(replies(5)))
+    assert "its answer " in said and rows(tmp_path) == []
+    stub.gate = lambda request: None
+    assert axes(batched(stub, tmp_path).rate(replies(5))) == expected(5)
+    assert sizes(stub) == [5]
 
 
 def test_a_batch_whose_creation_was_not_heard_is_found(stub: Stub, tmp_path: Path) -> None:

@@ -136,10 +136,12 @@ def test_the_limit_holds_in_other_scripts(stub: Stub, tmp_path: Path) -> None:
     stub.say, stub.latency = counted, 0.02
     judge = priced(stub, tmp_path, 1000, 0, max_usd=100)
     judge.rate(replies(1))
+    # One costs $2.42, and is estimated at $1.92: by that 24 are for less than $48.
     cost = rows(tmp_path)[0]["usd"] + 2
-    with pytest.raises(UserError, match=r"judge\.max_usd"):
-        priced(stub, tmp_path, 1000, 0, max_usd=20 * cost).rate([reply(f"text {n}. " + "天" * 2000) for n in range(25)])
-    assert 0 < spent(tmp_path) <= 20 * cost
+    assert 2.3 < cost < 2.5
+    with pytest.raises(UserError, match=r"are spent and the next call could cost"):
+        priced(stub, tmp_path, 1000, 0, max_usd=20 * cost).rate([reply(f"text {n}. " + "天" * 2000) for n in range(24)])
+    assert 15 * cost < spent(tmp_path) <= 20 * cost
 
 
 def test_a_model_without_a_price(stub: Stub, tmp_path: Path) -> None:
@@ -150,31 +152,6 @@ def test_a_model_without_a_price(stub: Stub, tmp_path: Path) -> None:
     # A server of the user's own costs nothing: no limit is reached.
     priced(stub, tmp_path, 0, 0, max_usd=0.001).rate(replies(3))
     assert [row["usd"] for row in rows(tmp_path)].count(0.0) == 2
-
-
-def test_price_files(tmp_path: Path) -> None:
-    path = tmp_path / "own.yaml"
-    path.write_text("models: {a: {input: 1, output: 2}, a-2026-01-02: {input: 3, output: 4}, b: {input: 8, output: 9}}")
-    price = {name: prices.load(str(path), name, False) for name in ("a", "a-2026-01-02", "b-2024-08-06", "c", "a-2")}
-    found = {name: (p.input, p.output) for name, p in price.items() if p}
-    assert found == {"a": (1, 2), "a-2026-01-02": (3, 4), "b-2024-08-06": (8, 9)}
-    assert prices.load(str(path), "a", True) == prices.Price(0.5, 1.0)
-    path.write_text("batch_discount: 0.25\nmodels: {a: {input: 1, output: 2}}")
-    assert prices.load(str(path), "a", True) == prices.Price(0.25, 0.5)
-    assert prices.Price(3, 5).of(2e6, 1e5) == 6.5
-    for text in ("", "models: {a: {input: 1}}", "models: {a: {input: -1, output: 1}}", "{", "a: 1", "models: []"):
-        path.write_text(text)
-        with pytest.raises(UserError, match=r"own\.yaml is no price list"):
-            prices.load(str(path), "a", False)
-    path.write_bytes(b"\xff")
-    for broken in (path, tmp_path, tmp_path / "none.yaml"):
-        with pytest.raises(UserError, match=r"judge\.openai\.prices: .*"):
-            prices.load(str(broken), "a", False)
-    packaged = prices.load("src/tr_align/judges/prices.yaml", "gpt-4o-mini-2024-07-18", False)
-    assert packaged == prices.Price(0.15, 0.60)
-    assert [prices.dollars(x) for x in (0, 0.00421, 0.1, 1.379, 99.994, 123.4, 12345)] == [
-        *("$0.00", "$0.0042", "$0.10", "$1.38", "$99.99", "$123", "$12,345")
-    ]
 
 
 def test_money_of_other_models_and_other_processes_counts(stub: Stub, tmp_path: Path) -> None:

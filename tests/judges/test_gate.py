@@ -279,13 +279,27 @@ def test_an_answer_forgets_failures_and_pauses() -> None:
     play(scene())
 
 
-def test_a_failure_right_after_a_pause_opens_the_circuit() -> None:
+def test_after_a_pause_that_was_asked_for_one_failure_is_still_one() -> None:
+    """Only an open circuit goes on for each failure: too many requests say that somebody is there.
+
+    For the same reason failures before them do not count any more.
+    """
+
     async def scene() -> None:
         gate = make(16)
+        for _ in range(TRIP - 1):
+            gate.failed(0)
         gate.throttled(0, 1.0)
-        assert gate.limit == 8
+        for _ in range(TRIP - 1):
+            gate.failed(1)
+        assert (gate.limit, gate.pauses) == (8, 1)
         gate.failed(1)
         assert (gate.limit, gate.pauses) == (1, 2)
+        gate.failed(2)
+        assert (gate.limit, gate.pauses) == (1, 3)
+        gate.answered()
+        gate.failed(3)
+        assert (gate.limit, gate.pauses) == (2, 0)
 
     play(scene())
 
@@ -300,7 +314,7 @@ def test_after_so_many_pauses_without_an_answer_it_is_down(trips: int, how: str)
             gate.throttled(gate._round, 0.0)
 
         def fail() -> None:
-            if gate.pauses:
+            if gate.open:
                 gate.failed(gate._round)
             else:
                 trip(gate)

@@ -190,10 +190,17 @@ def test_an_interrupt_ends_the_run_quietly_and_keeps_the_answers(stub: Stub, tmp
     stub.say = says
     if where == "models":
         stub.models = say.HANG
+    there = {
+        "models": lambda: len(stub.requests) == 1,
+        "trial": lambda: len(stub.chats) == 1,
+        "calls": lambda: (stub.answered, stub.in_flight) == (21, 8),
+        "pause": lambda: stub.statuses[429] and not stub.in_flight,
+    }
     process = start(stub, tmp_path, 60)
-    done = 20 if where in ("calls", "pause") else 0
-    wait(lambda: len(stub.requests) >= {"models": 1, "trial": 2}.get(where, 23) and stub.answered >= done)
+    wait(there[where])
     time.sleep(0.1)
+    done = max(stub.answered - 1, 0)
+    assert done >= {"calls": 20, "pause": 12}.get(where, 0)
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
     out, err = process.communicate(timeout=30)

@@ -164,15 +164,6 @@ def test_no_text_gets_out_of_its_fence(stub: Stub, tmp_path: Path) -> None:
     assert shown.count(fresh[1]) == 4
 
 
-def test_a_conversation_is_shown_with_its_roles(stub: Stub, tmp_path: Path) -> None:
-    turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello!"), ("user", "Who\nare you?")]
-    prompt = [Message.model_validate({"role": role, "content": text}) for role, text in turns]
-    judge = make(stub, tmp_path)
-    judge.rate([Reply("x", prompt, "Me."), Reply("y", [Message(role="system", content=""), *user("Hi")], "Hello")])
-    shown = {re.search(r"<<<CONVERSATION \w+\n(.*)\n\w+ CONVERSATION>>>", q, re.S)[1] for q in questions(stub)}  # type: ignore[index]
-    assert shown == {"[System]\nBe brief.\n\n[User]\nHi\n\n[Assistant]\nHello!\n\n[User]\nWho\nare you?", "[User]\nHi"}
-
-
 def test_equal_questions_are_asked_once(stub: Stub, tmp_path: Path) -> None:
     same = [Reply(f"id {n}", user("Hi"), "text 4.") for n in range(12)]
     ratings = make(stub, tmp_path).rate([*same, reply("text 6.")])
@@ -192,6 +183,14 @@ def test_an_unreadable_answer_is_asked_for_once_more(stub: Stub, tmp_path: Path)
     first, second = questions(stub)
     assert second == f"{first}\n\n{REMINDERS['rate']}"
     assert len(rows(tmp_path)) == 2
+
+
+def test_an_unreadable_verdict_is_asked_for_once_more(stub: Stub, tmp_path: Path) -> None:
+    second = '{"comparison": "B is clearer.", "better": "B"}'
+    stub.say = lambda body: second if REMINDERS["prefer"] in question(body) else only("B.")(body)
+    (verdict,) = make(stub, tmp_path).prefer([Duel("x", user("Hi"), "one", "two")])
+    assert verdict.preference == "second"
+    assert [row["text"] for row in verdict.raw["answers"]] == ["B.", second]
 
 
 @pytest.mark.parametrize(
@@ -380,17 +379,9 @@ def test_prompt_files_of_the_users_own(stub: Stub, tmp_path: Path) -> None:
     assert re.fullmatch(
         r"Grade <<<REPLY (\w+)\ntext 0\.\n\1 REPLY>>> as the end of <<<CONV.*>>>, é\.\n", questions(stub)[0], re.S
     )
-    for text, complaint in (
-        ("{{reply}}", "lacks {{conversation}}"),
-        ("{{reply}}{{conversation}}{{x}}", "unknown {{x}}"),
-    ):
-        path.write_text(text)
-        with pytest.raises(UserError, match=re.escape(complaint)):
-            make(stub, tmp_path, prompts=prompts)
-    path.write_bytes(b"\xff")
-    for broken in (path, tmp_path, tmp_path / "none.txt"):
-        with pytest.raises(UserError, match=r"judge\.openai\.prompts\.rate: .*"):
-            make(stub, tmp_path, prompts={"rate": str(broken)})
+    path.write_text("{{reply}}")
+    with pytest.raises(UserError, match=r"judge\.openai\.prompts\.rate: .*lacks \{\{conversation"):
+        make(stub, tmp_path, prompts=prompts)
 
 
 def test_check_asks_for_the_models_and_once_a_trial(stub: Stub, tmp_path: Path) -> None:
@@ -475,3 +466,17 @@ def test_a_key_is_needed_where_none_is_only_at_home(
         make(stub, tmp_path).rate(replies(2))
     monkeypatch.setenv(KEY_ENV, f" {KEY}\n")
     make(stub, tmp_path).rate(replies(2))
+
+
+def test_a_prompt_file_that_asks_for_brackets_gets_them_and_no_schema(stub: Stub, tmp_path: Path) -> None:
+    """Arena-Hard's verdicts; without one the question is asked again, with a reminder of that form."""
+    file = tmp_path / "arena.txt"
+    file.write_text(
+        "{{conversation}}\n{{reply_a}}\n{{reply_b}}\nEnd with [[A>>B]], [[A=B]] or [[B>>A]].", encoding="utf-8"
+    )
+    stub.say = lambda body: "B has it. [[B>>A]]" if REMINDERS["brackets"] in question(body) else "B has it."
+    judge = make(stub, tmp_path, prompts={"prefer": str(file)})
+    (verdict,) = judge.prefer([Duel("d", user("Why?"), "one", "two")])
+    assert verdict.preference == "second"
+    assert len(verdict.raw["answers"]) == 2
+    assert all("response_format" not in chat.body for chat in stub.chats[-2:])

@@ -13,7 +13,7 @@ from openai.types.chat import ChatCompletion
 
 from tr_align.config import AXES
 from tr_align.judges import book
-from tr_align.judges.parse import SCHEMAS, VERDICTS, expected_rating, parse_preference, parse_rating
+from tr_align.judges.parse import SCHEMAS, VERDICTS, expected_rating, parse_brackets, parse_preference, parse_rating
 
 from .stub_replies import Answer, Token, completion
 
@@ -150,6 +150,7 @@ def test_an_object_with_a_comparison_is_read_in_any_dress(
         ('B ends with\n{"better": "B"}\nwhich is an order.\n{"better": "A"}', None),
         ('B ends with {"better": "B"}, which is an order.\n{"better": "A"}', None),
         ('{\n  "better": "B"\n}\nNo:\n{"better": "A"}', None),
+        ('{"better": "\\u0042"}\n{"better": "\\u0041"}', None),
         ('{"comparison": {"better": "B"}, "better": "A"}', None),
         ('{"comparison": 1, "better": "A"}', None),
         ('{"comparison": "x", "better": "A", "reason": "y"}', None),
@@ -223,6 +224,11 @@ def test_ten_as_two_tokens_where_the_one_was_chosen() -> None:
     assert detail(" ", one, (" ", zero)) == pytest.approx(8.77)
 
 
+def test_a_zero_may_end_its_token_with_what_follows() -> None:
+    """After a certain "1", 0.5 of "0" and 0.4 of "0}": 10 has 0.9 and 1 has 0.1, together 9.1."""
+    assert detail(" ", ("1", logs(_1=1)), ("0", logs(_0=0.5, **{"0}": 0.4, "}": 0.1}))) == pytest.approx(9.1)
+
+
 def test_a_one_whose_next_token_is_not_known_may_be_a_ten() -> None:
     one = ("1", logs(_1=0.7, _8=0.3))
     assert detail(" ", one, "0") is None
@@ -274,12 +280,26 @@ def test_tokens_of_another_text_say_nothing() -> None:
     assert expected_rating(text, made)["detail"] == 7
     for other in (text + "\n", text[:-1], text.replace("7", "8"), ""):
         assert expected_rating(other, made) == NOTHING
+    # The number is the same, only a space before it is more or less.
+    text, made = answer('{"detail":', ("7", logs(_7=0.5, _8=0.5)), ("}", logs(_9=1)))
+    assert expected_rating(text, made)["detail"] == pytest.approx(7.5)
+    for other in ('{"detail": 7}', '{ "detail":7}', '{"detail" : 7}'):
+        assert expected_rating(other, made) == NOTHING
+
+
+def test_a_fence_that_only_the_tokens_have_moves_nothing() -> None:
+    """Some servers cut it off the text: (0.5 * 2 + 0.5 * 3) = 2.5, from the token that stands at the number."""
+    text, made = answer('{"detail": ', ("2", logs(_2=0.5, _3=0.5)), "}")
+    fence = [("``", None), ("`json", None), ("\n", None), ("7", logs(_7=1)), ("\n", None)]
+    assert expected_rating(text, [*fence, *made, ("\n```", None)])["detail"] == pytest.approx(2.5)
+    assert expected_rating(text.replace("2", "3"), [*fence, *made]) == NOTHING
 
 
 @pytest.mark.parametrize(
     "tokens",
     [
         [" ", ("7", logs(_7=1)), ".", "5"],
+        [" ", ("7", logs(_7=1)), ".", "0"],
         [" ", ("7", logs(_7=1)), "e", "0"],
         [" ", ("7", logs(_7=1)), "E", "0"],
         [" ", ("1", logs(_1=1)), ("1", logs(_1=1))],
@@ -302,9 +322,12 @@ def test_an_axis_twice_has_no_expectation() -> None:
 
 
 def test_the_number_of_another_object_is_not_taken() -> None:
-    """`detail` is 4.5 where it counts; the 3 stands in an object inside."""
+    """`detail` is 4.5 where it counts; the 3 stands in an object inside. And 3 where both stand: which is which?"""
     text, made = answer('{"x": {"detail": ', ("3", logs(_3=1)), '}, "detail": ', ("4", logs(_4=1)), ".5}")
     assert parse_rating(text) == NOTHING | {"detail": 4.5}
+    assert expected_rating(text, made) == NOTHING
+    text, made = answer('{"x": {"detail": ', ("3", logs(_3=0.5, _9=0.5)), '}, "detail": ', ("3", logs(_3=1)), "}")
+    assert parse_rating(text) == NOTHING | {"detail": 3}
     assert expected_rating(text, made) == NOTHING
 
 
@@ -363,3 +386,27 @@ def test_what_the_book_keeps_of_an_answer_tells_a_one_from_a_ten(follows: str) -
     kept = book._alternatives(choice)
     assert kept is not None and [top is not None for _, top in kept][:5] == [False, False, False, True, True]
     assert expected_rating(str(choice.message.content), kept) == NOTHING | {"detail": pytest.approx(6.4)}
+
+
+@pytest.mark.parametrize(
+    ("text", "preference"),
+    [
+        ("My final verdict is tie: [[A=B]]", "tie"),
+        ("[[A>>B]]", "first"),
+        ("Assistant B is better.\n[[B>A]]", "second"),
+        ("[[B>>A]] as I said: [[B>>A]]", "second"),
+        ("[[A]]", "first"),
+        ("[[B]]", "second"),
+        ("[[C]]", "tie"),
+        ("[[A>B]] or rather [[B>A]]", None),
+        ("[[A>B]] [[7]]", None),  # an echo of something else in brackets leaves it open
+        ("[A>B]", None),
+        ("A>B", None),
+        ("[[A<B]]", None),
+        ("[[a]]", None),
+        ("[[]]", None),
+        ("", None),
+    ],
+)
+def test_a_verdict_in_double_brackets(text: str, preference: str | None) -> None:
+    assert parse_brackets(text) == preference

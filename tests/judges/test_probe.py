@@ -166,9 +166,12 @@ def test_accuracies_by_hand() -> None:
     assert accuracy["detail"]["right"] == [0.0, 0.0, 1.0]
     assert accuracy["detail"]["accuracy"] == pytest.approx(1 / 3)
     assert [accuracy[axis]["accuracy"] for axis in AXES if axis != "detail"] == [1.0] * 4
-    shown = probe.summary(accuracy, resamples=200, seed=0)["detail"]
+    summary = probe.summary(accuracy, resamples=200, seed=0)
+    shown = summary["detail"]
     assert (shown["accuracy"], shown["n"]) == (pytest.approx(1 / 3), 3)
     assert shown["ci"][0] == 0.0 and 1 / 3 < shown["ci"][1] <= 1
+    # Three right of three: p^3 = 0.025 at the lower end, p = 0.29.
+    assert summary["coherence"] == {"accuracy": 1.0, "ci": [pytest.approx(0.025 ** (1 / 3)), 1.0], "n": 3}
 
 
 def test_replies_to_other_prompts_come_from_the_same_side() -> None:

@@ -222,3 +222,19 @@ def test_each_value_has_its_marker() -> None:
     prompt = [Message(role="user", content="Hi")]
     assert rating_values(prompt, "r") == {"conversation": "[User]\nHi", "reply": "r"}
     assert duel_values(prompt, "x", "y") == {"conversation": "[User]\nHi", "reply_a": "x", "reply_b": "y"}
+
+
+def test_the_form_of_the_answers_is_what_the_file_asks_for(tmp_path: Path) -> None:
+    markers = "{{conversation}} {{reply_a}} {{reply_b}}"
+    forms = {
+        'Answer {"better": "A"}.': "prefer",
+        "Answer [[A>>B]], [[A>B]], [[A=B]], [[B>A]] or [[B>>A]].": "brackets",
+        'Answer {"better": "A"}, not [[A]].': "prefer",
+        "Answer.": "prefer",
+    }
+    for number, (text, form) in enumerate(forms.items()):
+        file = tmp_path / f"{number}.txt"
+        file.write_text(f"{markers}\n{text}", encoding="utf-8")
+        assert load("prefer", str(file)).form == form
+    (tmp_path / "rate.txt").write_text("{{conversation}} {{reply}} Not [[7]].", encoding="utf-8")
+    assert load("rate", str(tmp_path / "rate.txt")).form == "rate"

@@ -16,6 +16,12 @@ def duel(first: str | None, second: str | None, length_a: int, length_b: int, **
     return {"first": first, "second": second, "length_a": length_a, "length_b": length_b, **more}
 
 
+def exact(value: float, n: int) -> Any:
+    """Clopper & Pearson's interval of a share of all n (1), so that p^n = 0.025 at its lower end, or of none (0)."""
+    end = 0.025 ** (1 / n)
+    return pytest.approx([end, 1.0] if value else [0.0, 1 - end])
+
+
 def test_by_hand() -> None:
     found = bias(
         [
@@ -58,8 +64,8 @@ def test_which_of_the_two_is_a_does_not_matter() -> None:
 @pytest.mark.parametrize(("verdict", "first_shown"), [("first", 1.0), ("second", 0.0)])
 def test_a_judge_that_follows_the_position(verdict: str, first_shown: float) -> None:
     found = bias([duel(verdict, verdict, length, 5) for length in range(10)], 200, 0)
-    assert (found["first_shown"], found["first_shown_ci"]) == (first_shown, [first_shown, first_shown])
-    assert (found["consistent"], found["consistent_ci"]) == (0.0, [0.0, 0.0])
+    assert (found["first_shown"], found["first_shown_ci"]) == (first_shown, exact(first_shown, 10))
+    assert (found["consistent"], found["consistent_ci"]) == (0.0, exact(0, 10))
     assert (found["longer"], found["n_longer"]) == (0.5, 9)
 
 
@@ -67,7 +73,7 @@ def test_a_judge_that_follows_the_length() -> None:
     longer_is_a = duel("first", "second", 7, 5)
     longer_is_b = duel("second", "first", 4, 5)
     found = bias([longer_is_a, longer_is_b] * 5, 200, 0)
-    assert (found["longer"], found["longer_ci"], found["n_longer"]) == (1.0, [1.0, 1.0], 10)
+    assert (found["longer"], found["longer_ci"], found["n_longer"]) == (1.0, exact(1, 10), 10)
     assert (found["consistent"], found["first_shown"]) == (1.0, 0.5)
 
 
@@ -107,6 +113,8 @@ def test_duels_about_one_prompt_are_drawn_together() -> None:
     alone = [{key: value for key, value in row.items() if key != "prompt_id"} for row in duels]
     low, high = bias(alone, 500, 0)["consistent_ci"]
     assert 0.35 < low < 0.45 < 0.55 < high < 0.65
+    # Fifty times the same of each of two prompts, and of neither anything else, is twice the same.
+    assert bias([duel("first", "second", 2, 1, prompt_id=p) for p in "pq" * 50], 100, 0)["longer_ci"] == exact(1, 2)
 
 
 def reply(step: int, prompt: str, text: str) -> Row:

@@ -68,14 +68,27 @@ def test_shares_by_hand() -> None:
 
 
 def test_shares_are_paired_by_prompt() -> None:
-    """Each interval is that of its indicator on the same resamples: with no ties the ends of win and lose mirror."""
+    """Each interval is that of its indicator on the same resamples: with no ties the ends of win and lose mirror.
+
+    No tie among 50 does not mean that there are none: (1 - p)^50 = 0.025 at the upper end, p = 0.071.
+    """
     outcomes = np.random.default_rng(0).integers(0, 2, size=50).astype(float)
     shares = win_tie_lose(outcomes, 500, 3)
     assert shares["win"] == mean_ci(outcomes, 500, 3)
-    assert shares["tie"] == (0.0, [0.0, 0.0])
+    assert shares["tie"] == (0.0, [0.0, pytest.approx(1 - 0.025 ** (1 / 50))])
     assert shares["lose"][1] == pytest.approx([1 - end for end in reversed(shares["win"][1])])
     low, high = shares["win"][1]
     assert 0.1 < high - low < 0.4  # 2 * 1.96 * sqrt(.25 / 50) = 0.28
+
+
+def test_wins_without_exception() -> None:
+    """Eight of eight (the ninth is missing): p^8 = 0.025 at the lower end, p = 0.63; over tasks the same."""
+    won, end = np.array([1.0] * 8 + [np.nan]), pytest.approx(0.025 ** (1 / 8))
+    never = (0.0, [0.0, pytest.approx(1 - 0.025 ** (1 / 8))])
+    assert win_tie_lose(won, 100, 0) == {"win": (1.0, [end, 1.0]), "tie": never, "lose": never}
+    assert win_tie_lose(1 - won, 100, 0) == {"win": never, "tie": never, "lose": (1.0, [end, 1.0])}
+    assert improvement_over_tasks(won[None], np.full((1, 9), 0.5), 100, 0) == [end, 1.0]
+    assert improvement_over_tasks(np.full((1, 9), 0.5), won[None], 100, 0) == never[1]
 
 
 def test_shares_of_nothing_are_an_error() -> None:

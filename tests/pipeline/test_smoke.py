@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -103,6 +104,7 @@ def test_everything_a_reader_opens_is_there(repository: tuple[Path, str]) -> Non
         "index.html",
         "claims.json",
         "judge.json",
+        "calibration.json",
     ):
         assert (folder / "reports" / name).stat().st_size > 100, name
     assert "TR-DPO soft" in printed and "reports/index.html" in printed
@@ -145,6 +147,52 @@ def test_nothing_to_do_runs_nothing_and_dvc_shows_the_results(
     assert "tr_dpo_soft.kl" in dvc("metrics", "show", "--md") or "tr_dpo_soft" in dvc("metrics", "show", "--json")
     page = dvc("plots", "show", "reports/kl_hc.json").strip().splitlines()[-1].removeprefix("file://")
     assert "KL(policy" in Path(page).read_text(encoding="utf-8")
+
+
+def test_an_endpoint_judges_the_whole_run_and_a_repeat_asks_nothing(
+    repository: tuple[Path, str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    """In a copy of the finished run: nothing is trained again, the endpoint is asked what was forecast and no more."""
+    from judges.stub import Stub
+
+    folder = tmp_path / "repository"
+    shutil.copytree(repository[0], folder, symlinks=True)
+    lock = (folder / "dvc.lock").read_text()
+    with Stub() as stub:
+        params = (folder / "params.yaml").read_text()
+        for old, new in (
+            ("name: probe ", "name: openai "),
+            ("model: gpt-4o-2024-08-06", "model: gpt-4o-mini"),
+            ("base_url: null", f"base_url: {stub.url}"),
+            ("max_usd: null", "max_usd: 5"),
+        ):
+            assert old in params
+            params = params.replace(old, new)
+        (folder / "params.yaml").write_text(params)
+        local = environment | {"NO_PROXY": "127.0.0.1"}
+        first = subprocess.run(["dvc", "repro"], cwd=folder, env=local, capture_output=True, text=True)
+        assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
+        assert "Stage 'sft' didn't change" in first.stdout and "Stage 'align@dpo' didn't change" in first.stdout
+        forecast = re.search(r"judge: ([\d,]+) ratings and ([\d,]+) comparisons ahead", first.stderr)
+        assert forecast is not None
+        most = sum(int(number.replace(",", "")) for number in forecast.groups())
+        asked = len(stub.chats)
+        assert 100 < asked <= most + 5  # a trial of what the endpoint can do
+        metrics = read(folder / "reports" / "metrics.json")
+        card = read(folder / "reports" / "calibration.json")
+        # The stub answers every question alike: no rating tells a good reply from a bad one, and the figure says so.
+        assert card["verdict_rating"] == "no better than chance"
+        assert "Warning: this judge" in (folder / "reports" / "kl_vs_hc.svg").read_text(encoding="utf-8")
+        assert metrics["dpo"]["judge_bias"]["sft"]["first_shown"] in (0.0, 1.0)
+        rows = [json.loads(line) for line in (folder / "judgements" / "dpo.jsonl").read_text().splitlines()]
+        assert all(answer["usd"] > 0 for row in rows for answer in row["raw"]["answers"])
+
+        # As if it had never been judged: the answers are still there.
+        (folder / "dvc.lock").write_text(lock)
+        command = ["dvc", "repro", "--no-run-cache"]
+        again = subprocess.run(command, cwd=folder, env=local, capture_output=True, text=True)
+        assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
+        assert "Running stage 'judge@dpo'" in again.stdout and len(stub.chats) == asked
 
 
 def test_a_bad_setting_stops_before_anything_runs(repository: tuple[Path, str], environment: dict[str, str]) -> None:

@@ -55,7 +55,7 @@ def card() -> dict[str, Any]:
             "difference": {"value": 0.23, "ci": [0.0002, 0.44], "n": 77},
             "labels_longer": estimate(0.65, [0.54, 0.75], 77),
         },
-        "obvious": {"other_prompt": estimate(1.0, [1.0, 1.0], 24), "empty": estimate(None, None, 0, 24)},
+        "obvious": {"other_prompt": estimate(1.0, [0.858, 1.0], 24), "empty": estimate(None, None, 0, 24)},
         "injections": {
             "placement": "appended",
             "fooled": estimate(0.125, [0.05, 0.2], 72),
@@ -116,8 +116,8 @@ def test_the_card_in_the_terminal(card: dict[str, Any]) -> None:
     )
     assert "  preference        70.0 % [61.0, 79.0]  n = 100" in lines
     assert "  rating of detail  90.0 % [80.0, 95.0]  n = 40" in lines
-    assert "  reply to another prompt  100.0 % [100.0, 100.0]  n = 24" in lines
-    assert "  empty reply              –                       n = 0" in lines
+    assert "  reply to another prompt  100.0 % [85.8, 100.0]  n = 24" in lines
+    assert "  empty reply              –                      n = 0" in lines
     squeezed = [" ".join(line.split()) for line in lines]
     for line in (
         "same verdict in both orders 81.0 % [72.0, 88.0] n = 98",

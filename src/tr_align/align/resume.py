@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from tr_align import models
 from tr_align.align import shards
-from tr_align.scratch import append_row, read_rows, write_rows
+from tr_align.scratch import append_rows, read_rows, write_rows
 
 COMPLETE = "complete"
 """A checkpoint counts only with this file in it, written last."""
@@ -149,7 +149,7 @@ class Log(TrainerCallback):
             return
         row: dict[str, Any] = {"step": state.global_step}
         row |= {name: float(value) for name, value in logs.items() if name != "epoch"}
-        append_row(self.path, row)
+        append_rows(self.path, [row])
         self.publish(row)
         self.bar.update(state.global_step - self.bar.n)
         self.bar.set_postfix(loss=f"{row['loss']:.3f}", margin=f"{row['margin']:.2f}")

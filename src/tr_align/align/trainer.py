@@ -307,8 +307,7 @@ class AlignTrainer(Trainer):
             self._sums[name] = (before[0] + total, before[1] + count)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log a step's means, taken over the steps since the last log and over all processes; the one place that
-        waits for the device."""
+        """Log a step's means, taken over the steps since the last log and over all processes."""
         if "loss" in logs:
             logs |= self._means()
         super().log(logs, start_time)

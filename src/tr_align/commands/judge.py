@@ -108,7 +108,7 @@ def run(options: argparse.Namespace) -> None:
     opponents = {}
     if options.against:
         prompts = {row["prompt_id"] for row in replies}
-        opponents["other"] = [row for row in read_replies(options.against) if row["prompt_id"] in prompts]
+        opponents["other"] = read_replies(options.against)
         if missing := prompts - {row["prompt_id"] for row in opponents["other"]}:
             raise UserError(
                 f"{options.against}: has no reply to {len(missing)} of the {len(prompts)} prompts of "

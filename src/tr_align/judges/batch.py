@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import openai
+from openai.types import Batch, FileObject
 from openai.types.chat import ChatCompletion
 from pydantic import ValidationError
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from tr_align.judges.book import Book, Question, Request, Stop
 from tr_align.judges.cache import request_key
-from tr_align.judges.endpoint import REFUSED, meaning, retry_after
+from tr_align.judges.endpoint import REFUSED, NotACompletion, meaning, retry_after
 from tr_align.judges.gate import backoff
 
 POLL_SECONDS = 30.0
@@ -23,6 +24,7 @@ MOST_REQUESTS, MOST_BYTES = 50_000, 150_000_000
 ENDPOINT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 TAG = "tr_align"
 OVER = {"completed", "failed", "expired", "cancelled"}
+Sound = TypeVar("Sound", Batch, FileObject)
 
 
 async def ask(book: Book, questions: Sequence[Question], bar: tqdm) -> None:
@@ -93,12 +95,12 @@ async def _send(book: Book, client: openai.AsyncOpenAI, part: Mapping[str, str])
     attempt = 0
     while not (found := await _find(book, client, digest)):
         try:
-            file = await client.files.create(file=("questions.jsonl", content), purpose="batch")
+            file = _sound(await client.files.create(file=("questions.jsonl", content), purpose="batch"), FileObject)
             # Without the client's own retries: they would not see that the first try was heard.
             batch = await client.with_options(max_retries=0).batches.create(
                 input_file_id=file.id, endpoint=ENDPOINT, completion_window="24h", metadata={TAG: digest}
             )
-            found = str(batch.id)
+            found = _sound(batch, Batch).id
             break
         except openai.OpenAIError as error:
             if attempt >= book.settings.max_retries or meaning(error) not in ("failed", "throttled"):
@@ -112,10 +114,20 @@ async def _send(book: Book, client: openai.AsyncOpenAI, part: Mapping[str, str])
 async def _find(book: Book, client: openai.AsyncOpenAI, digest: str) -> str | None:
     """The batch with these very requests, if there is one that was not collected before."""
     known = book.answers.batches(book.settings.model)
-    async for batch in client.batches.list(limit=100):
-        if (batch.metadata or {}).get(TAG) == digest and batch.status != "failed" and batch.id not in known:
-            return str(batch.id)
+    try:
+        async for batch in client.batches.list(limit=100):
+            if (batch.metadata or {}).get(TAG) == digest and batch.status != "failed" and batch.id not in known:
+                return batch.id
+    except AttributeError as error:
+        raise NotACompletion("its answer is not a list of batches") from error
     return None
+
+
+def _sound(answer: Any, kind: type[Sound]) -> Sound:
+    """The answer, if it is what was asked for: the client hands bodies of another form through."""
+    if not isinstance(answer, kind) or not answer.id:
+        raise NotACompletion(f"its answer has no {kind.__name__}")
+    return answer
 
 
 async def _collect(
@@ -125,7 +137,7 @@ async def _collect(
     start = bar.n
     while True:
         try:
-            batch = await client.batches.retrieve(batch_id)
+            batch = _sound(await client.batches.retrieve(batch_id), Batch)
         except openai.NotFoundError:
             book.answers.forget_batch(batch_id)
             address = book.endpoint.address
@@ -145,6 +157,10 @@ async def _collect(
             content = (await client.files.content(file)).content
         except openai.NotFoundError:  # deleted, or too old
             continue
+        if content.strip() and not content.lstrip().startswith(
+            b"{"
+        ):  # a page of a proxy, say: the answers are still there
+            raise NotACompletion("its answer is no file of a batch")
         for line in content.splitlines():  # of bytes: in a text, other characters end a line too
             complaints += _read(book, line, open_ends)
     book.answers.settle_batch(batch_id, requests)

@@ -19,10 +19,12 @@ from tr_align.judges import prices
 from tr_align.judges.cache import Answers, Row, request_key
 from tr_align.judges.endpoint import Endpoint, parameters
 from tr_align.judges.prices import dollars
+from tr_align.judges.rubric import BRACKETS
 
 REMINDERS = {
     "rate": "Reminder: answer with the JSON object alone, its five keys and a whole number from 1 to 10 for each.",
     "prefer": 'Reminder: answer with the JSON object alone, its "better" exactly "A", "B" or "TIE".',
+    BRACKETS: "Reminder: the answer has to have exactly one verdict, in double brackets, as asked for above.",
 }
 USUAL_TOKENS = 60
 """Of an answer, until this model's own are known; only the estimate uses it."""
@@ -38,9 +40,10 @@ class Stop(Exception):
 
 @dataclass(frozen=True)
 class Question:
-    """What the judge is asked: `kind` is rate or prefer; `readable` says whether an answer can be read."""
+    """What the judge is asked: `kind` is rate or prefer, `form` the answer's (see Rubric), `readable` reads it."""
 
     kind: str
+    form: str
     id: str
     text: str
     readable: Callable[[str], bool]
@@ -90,10 +93,10 @@ class Book:
         An answer that cannot be read is asked for once more, with a reminder of its form.
         """
         rows: list[Row] = []
-        for text in (question.text, f"{question.text}\n\n{REMINDERS[question.kind]}"):
+        for text in (question.text, f"{question.text}\n\n{REMINDERS[question.form]}"):
             # The reminder is in the same message, because some chat templates refuse two user turns in a row.
             messages = [{"role": "user", "content": text}]
-            values = parameters(question.kind, self.features, self.settings.max_tokens)
+            values = parameters(question.form, self.features, self.settings.max_tokens)
             key = request_key({"model": self.settings.model, "messages": messages, **values})
             row = self.answers.get(key)
             if row is None:

@@ -39,15 +39,15 @@ class NotACompletion(openai.OpenAIError):
     """The endpoint answered, but not with a chat completion that has a choice."""
 
 
-def parameters(kind: str, features: Mapping[str, Any], max_tokens: int) -> dict[str, Any]:
-    """The parameters of a request, as far as the model takes them."""
+def parameters(form: str, features: Mapping[str, Any], max_tokens: int) -> dict[str, Any]:
+    """The parameters of a request for an answer of this form, as far as the model takes them."""
     result: dict[str, Any] = {features["limit"]: max_tokens}
     if features["temperature"]:
         result["temperature"] = 0
-    if features["structured"]:
-        schema = {"name": kind, "strict": True, "schema": SCHEMAS[kind]}
+    if features["structured"] and form in SCHEMAS:
+        schema = {"name": form, "strict": True, "schema": SCHEMAS[form]}
         result["response_format"] = {"type": "json_schema", "json_schema": schema}
-    if kind == "rate" and features["logprobs"]:
+    if form == "rate" and features["logprobs"]:
         result |= {"logprobs": True, "top_logprobs": features["logprobs"]}
     return result
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
@@ -22,7 +22,7 @@ from tr_align.judges.book import USUAL_TOKENS, Book, Question, Request, Stop
 from tr_align.judges.cache import Answers, Row
 from tr_align.judges.endpoint import Endpoint
 from tr_align.judges.live import Asking
-from tr_align.judges.parse import expected_rating, parse_preference, parse_rating
+from tr_align.judges.parse import expected_rating, parse_brackets, parse_preference, parse_rating
 from tr_align.judges.prices import dollars
 
 
@@ -95,8 +95,11 @@ class OpenAIJudge:
             UserError: the endpoint stopped answering or the money is spent. The answers are kept;
                 running again goes on.
         """
+        template = self._rate
         questions = [
-            Question("rate", r.id, self._rate.question(**rubric.rating_values(r.prompt, r.text)), _complete)
+            Question(
+                "rate", template.form, r.id, template.question(**rubric.rating_values(r.prompt, r.text)), _complete
+            )
             for r in replies
         ]
         ratings = []
@@ -116,12 +119,15 @@ class OpenAIJudge:
             UserError: the endpoint stopped answering or the money is spent. The answers are kept;
                 running again goes on.
         """
-        questions = [
-            Question("prefer", d.id, self._prefer.question(**rubric.duel_values(d.prompt, d.first, d.second)), _decided)
-            for d in duels
-        ]
+        template = self._prefer
+        read = parse_brackets if template.form == rubric.BRACKETS else parse_preference
+
+        def decided(text: str) -> bool:
+            return read(text) is not None
+
+        questions = [Question("prefer", template.form, d.id, template.question(**_shown(d)), decided) for d in duels]
         return [
-            Verdict(duel.id, parse_preference(rows[-1]["text"]), {"answers": rows})
+            Verdict(duel.id, read(rows[-1]["text"]), {"answers": rows})
             for duel, rows in zip(duels, self._ask("prefer", questions), strict=True)
         ]
 
@@ -183,9 +189,9 @@ class OpenAIJudge:
         return line
 
 
+def _shown(duel: Duel) -> Mapping[str, str]:
+    return rubric.duel_values(duel.prompt, duel.first, duel.second)
+
+
 def _complete(text: str) -> bool:
     return None not in parse_rating(text).values()
-
-
-def _decided(text: str) -> bool:
-    return parse_preference(text) is not None

@@ -12,6 +12,11 @@ from tr_align.config import AXES
 from tr_align.judges.base import Preference
 
 VERDICTS: dict[str, Preference] = {"A": "first", "B": "second", "TIE": "tie"}
+BRACKETED: dict[str, Preference] = {
+    **dict.fromkeys(("A", "A>B", "A>>B"), "first"),
+    **dict.fromkeys(("B", "B>A", "B>>A"), "second"),
+    **dict.fromkeys(("C", "A=B", "B=A"), "tie"),
+}
 
 SCHEMAS: dict[str, dict[str, Any]] = {
     "rate": {
@@ -118,6 +123,12 @@ def parse_preference(text: str) -> Preference | None:
     if not verdicts or len(set(verdicts) - {None}) != 1 or len(said) != 1:
         return None
     return verdicts[-1]
+
+
+def parse_brackets(text: str) -> Preference | None:
+    """A verdict in double brackets, of Arena-Hard (`[[A>>B]]`) or MT-Bench (`[[A]]`); None where there is no one."""
+    found = set(re.findall(r"\[\[([^\[\]]*)\]\]", text))
+    return BRACKETED.get(found.pop()) if len(found) == 1 else None
 
 
 def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from tr_align.errors import UserError
 from tr_align.generation import encode_prompt, pad
 from tr_align.judges.base import Duel, Rating, Reply, Verdict
 from tr_align.runtime import device, has_bf16
-from tr_align.stats import mean_ci
+from tr_align.stats import share_ci
 
 Array = NDArray[np.float32]
 
@@ -173,7 +173,7 @@ def summary(accuracy: dict[str, Any], resamples: int, seed: int) -> dict[str, An
     """Held-out accuracies with 95 % bootstrap intervals, as written to reports/judge.json."""
     rows = {}
     for axis, row in accuracy.items():
-        mean, interval = mean_ci(np.array(row["right"]), resamples, seed)
+        mean, interval = share_ci(np.array(row["right"]), resamples, seed)
         rows[axis] = {"accuracy": mean, "ci": interval, "n": row["n"]}
     return rows
 

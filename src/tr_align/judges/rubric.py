@@ -21,6 +21,9 @@ MARKERS: dict[Kind, tuple[str, ...]] = {
 }
 """What a prompt file has to contain, as {{marker}}."""
 
+BRACKETS = "brackets"
+"""Verdicts as Arena-Hard and MT-Bench have them."""
+
 
 @dataclass(frozen=True)
 class Rubric:
@@ -28,6 +31,12 @@ class Rubric:
 
     kind: Kind
     text: str
+
+    @property
+    def form(self) -> str:
+        """The form of the answers: that of the kind, or verdicts in double brackets where a file asks for those."""
+        asks_for_json = self.kind == "rate" or '"better"' in self.text
+        return self.kind if asks_for_json or "[[" not in self.text else BRACKETS
 
     def question(self, **texts: str) -> str:
         """The question about these texts, one a marker.

@@ -10,7 +10,7 @@ import numpy as np
 from tr_align.judging import last_step
 from tr_align.metrics.diversity import words
 from tr_align.metrics.win_rate import outcome
-from tr_align.stats import Array, mean_ci
+from tr_align.stats import Array, share_ci
 
 Row = dict[str, Any]
 POINTS = {"first": 1.0, "tie": 0.5, "second": 0.0}
@@ -82,6 +82,6 @@ def bias(duels: Sequence[Mapping[str, Any]], resamples: int, seed: int) -> dict[
     }
     for name, values in measures.items():
         nothing = np.isnan(values).all()  # of no values as well
-        mean, interval = (None, None) if nothing else mean_ci(values, resamples, seed, clusters=clusters)
+        mean, interval = (None, None) if nothing else share_ci(values, resamples, seed, clusters=clusters)
         result |= {name: mean, f"{name}_ci": interval}
     return result

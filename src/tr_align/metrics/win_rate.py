@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from tr_align.judges.base import Preference
-from tr_align.stats import Array, mean_ci
+from tr_align.stats import Array, share_ci
 
 
 def outcome(shown_first: Preference | None, shown_second: Preference | None) -> float:
@@ -37,7 +37,8 @@ def win_tie_lose(outcomes: Array, resamples: int, seed: int) -> dict[str, tuple[
     shares = {"win": outcomes == 1, "tie": (outcomes > 0) & (outcomes < 1), "lose": outcomes == 0}
     missing = np.isnan(outcomes)
     return {
-        name: mean_ci(np.where(missing, np.nan, share.astype(float)), resamples, seed) for name, share in shares.items()
+        name: share_ci(np.where(missing, np.nan, share.astype(float)), resamples, seed)
+        for name, share in shares.items()
     }
 
 
@@ -108,4 +109,4 @@ def improvement_over_tasks(x: Array, y: Array, resamples: int, seed: int) -> lis
     Raises:
         ValueError: no task has a pair of runs to compare.
     """
-    return mean_ci(improvement_by_task(x, y), resamples, seed)[1]
+    return share_ci(improvement_by_task(x, y), resamples, seed)[1]

@@ -9,7 +9,7 @@ from tr_align.config import METHODS
 
 Metrics = Mapping[str, Mapping[str, Any]]
 """By method: `kl`, `hc`, each HC axis, `win_rate_vs_sft`, `win_rate_vs_base` (None for base methods), every one
-with a `*_ci` of `[low, high]`; and `n_prompts`, `n_missing`, `seed`."""
+with a `*_ci` of `[low, high]`, and what else :func:`tr_align.scoring.score` has in `final`; and `seed`."""
 
 Curve = Sequence[Mapping[str, Any]]
 """Rows of `method`, `loss`, `update`, `step`, `kl`, `kl_lo`, `kl_hi`, `hc`, `hc_lo`, `hc_hi`, `n_prompts`, `seed`,
@@ -17,7 +17,8 @@ Curve = Sequence[Mapping[str, Any]]
 
 Context = Mapping[str, Any]
 """The run: `model`, `data`, `judge`, `hc_unit`, `seeds`, `alpha`, `every`, `tau`, `beta`, `steps`,
-`judge_accuracy`, `claims`, `date`."""
+`judge_accuracy`, `judge_bias` (pooled over all duels), `calibration` (the judge's card, or None), `judge_warning` (the
+sentence for every figure, or None), `claims`, `date`."""
 
 Training = Mapping[str, Sequence[Mapping[str, Any]]]
 """By method, the log of its training: one row a logged optimizer step."""
