@@ -22,6 +22,7 @@ from tr_align.data.schema import Message, Pair
 from tr_align.errors import UserError
 from tr_align.judges import probe
 from tr_align.judges.base import Duel, Preference, Rating, Reply, Verdict
+from tr_align.stats import bootstrap_means, interval
 
 ROOT = Path(__file__).parents[1]
 RESAMPLES = 200
@@ -379,6 +380,10 @@ def test_a_verdict_takes_six_prompts() -> None:
     assert card(Made(knows), [pair(i) for i in range(6)])["verdict"] == BETTER
     five = [pair(i, rejected=f"bad {j}") for i in range(5) for j in range(3)]
     assert card(Made(knows), five)["verdict"] == NO_BETTER
+    # Nor does a judge that is right in five and ties once come to more: resamples of five are all above one half.
+    almost = np.array([1.0, 1.0, 1.0, 1.0, 0.75])
+    assert _Bootstrap(RESAMPLES, 0).verdict(almost, np.arange(5)) == NO_BETTER
+    assert _Bootstrap(RESAMPLES, 0).verdict(np.array([0.75, np.nan]), np.arange(2)) == NO_BETTER
 
 
 def test_replies_that_are_all_alike_leave_no_attack() -> None:
@@ -427,6 +432,20 @@ def test_both_sides_of_a_difference_draw_the_same_prompts() -> None:
     values, gap = np.tile(np.arange(10.0), 2), np.full(10, np.nan)
     one, other = np.concatenate([values[:10], gap]), np.concatenate([gap, values[10:]])
     assert _Bootstrap(RESAMPLES, 0).difference(one, other, prompts) == {"value": 0, "ci": [0, 0], "n": 20}
+
+
+def test_the_interval_of_a_difference_counts_prompts() -> None:
+    """Ten prompts on each side: the percentiles of twenty, further out than those of very many."""
+    values, prompts = np.random.default_rng(0).normal(size=20), np.arange(20)
+    one, other = np.where(prompts < 10, values, np.nan), np.where(prompts < 10, np.nan, values)
+    draws = bootstrap_means(one, 999, 0) - bootstrap_means(other, 999, 0)
+    found = _Bootstrap(999, 0).difference(one, other, prompts)
+    assert found == {
+        "value": pytest.approx(values[:10].mean() - values[10:].mean()),
+        "ci": interval(draws, 20),
+        "n": 20,
+    }
+    assert found["ci"][0] < interval(draws, 10**6)[0] < interval(draws, 10**6)[1] < found["ci"][1]
 
 
 def test_an_interval_by_hand() -> None:

@@ -140,7 +140,7 @@ def test_the_embedded_preset_has_the_nine_methods_and_the_papers_reference_updat
         ([("calibrate", GONE)], "calibrate: is missing; presets/embedded.yaml shows it"),
         ([("calibrate", None)], "calibrate: has to be a mapping of settings (it is None)"),
         ([("calibrate.path", 7)], "calibrate.path: input should be a valid string (it is 7)"),
-        ([("calibrate.pairs", 0)], "calibrate.pairs: input should be greater than or equal to 1 (it is 0)"),
+        ([("calibrate.pairs", 1)], "calibrate.pairs: input should be greater than or equal to 2 (it is 1)"),
         ([("calibrate.pairs", False)], "calibrate.pairs: has to be a number (it is False)"),
         ([("calibrate.n", 5)], "calibrate.n: unknown key; known are path, pairs"),
         ([("methods", {})], "methods: is empty; name at least one of dpo, ipo, kto, tr_dpo_soft"),
@@ -214,10 +214,10 @@ def test_the_judges_settings_at_the_edge_of_their_range(tmp_path: Path) -> None:
         tmp_path,
         *((f"judge.openai.{key}", value) for key, value in edge),
         ("judge.max_usd", 0.01),
-        ("calibrate.pairs", 1),
+        ("calibrate.pairs", 2),
     )
     assert all(getattr(params.judge.openai, key) == value for key, value in edge)
-    assert (params.judge.max_usd, params.calibrate.pairs) == (0.01, 1)
+    assert (params.judge.max_usd, params.calibrate.pairs) == (0.01, 2)
 
 
 @pytest.mark.parametrize("path", [ROOT / "params.yaml", *PRESETS], ids=lambda path: path.stem)

@@ -159,6 +159,15 @@ def test_the_judgements_may_come_in_any_order() -> None:
     assert forwards == backwards
 
 
+def test_a_policy_that_wins_every_duel_is_not_certain_to() -> None:
+    """Three of three: the exact interval's lower end is 0.025^(1/3) = 0.292; no loss of three is at most 0.708."""
+    won = [row for prompt in "abc" for row in duels("sft", prompt, "first", "second")]
+    rest = [row for row in JUDGEMENTS if row["kind"] == "rating" or row["against"] == "base"]
+    final = score(REPLIES, [*rest, *won], OPPONENTS, 200, 0)["final"]
+    assert final["win_rate_vs_sft_ci"] == [pytest.approx(0.025 ** (1 / 3)), 1.0]
+    assert final["lose_vs_sft_ci"] == [0.0, pytest.approx(1 - 0.025 ** (1 / 3))]
+
+
 def test_shares_and_their_intervals_belong_to_one_set_of_resamples() -> None:
     """Against the SFT model the win rate is win + tie / 2 in every resample: of 1, 0.5, 0 its ends are 1 and 0."""
     final = score(REPLIES, JUDGEMENTS, OPPONENTS, 4000, 0)["final"]

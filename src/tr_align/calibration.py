@@ -30,6 +30,9 @@ BETTER, NO_BETTER, WORSE = "better than chance", "no better than chance", "worse
 FEWEST_PROMPTS = 2
 """One prompt has no reply to another, and no interval."""
 
+TELLING_PROMPTS = 6
+"""With fewer, not even a judge that is right each time can be told from a coin: 0.025^(1/5) is less than one half."""
+
 
 def calibrate(
     judge: Judge, pairs: Sequence[Pair], resamples: int, seed: int, label_source: str
@@ -200,15 +203,20 @@ class _Bootstrap:
         ours, theirs = (bootstrap_means(values, self.resamples, self.seed, clusters=prompts) for values in (one, other))
         if np.isnan(ours - theirs).all():
             return row
-        ci = interval(ours - theirs, len(set(prompts)))
+        ci = interval(ours - theirs, _count(np.where(np.isnan(one), other, one), prompts))
         return row | {"value": float(sides[0].mean() - sides[1].mean()), "ci": ci}
 
     def verdict(self, values: Array, prompts: Any) -> str:
         """Where the interval of a share lies from 0.5."""
         ci = self.share(values, prompts)["ci"]
-        if ci is None:
+        if ci is None or _count(values, prompts) < TELLING_PROMPTS:
             return NO_BETTER
         return BETTER if ci[0] > 0.5 else WORSE if ci[1] < 0.5 else NO_BETTER
+
+
+def _count(values: Array, prompts: Any) -> int:
+    """How many prompts have a value."""
+    return len(set(prompts[~np.isnan(values)]))
 
 
 def _higher(good: float, bad: float) -> float:

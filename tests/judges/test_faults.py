@@ -255,6 +255,22 @@ def test_what_no_waiting_mends_stops_the_run(stub: Stub, tmp_path: Path, fault: 
     assert len(questions(stub)) - before == 60 - (answered - 1)
 
 
+def test_after_a_stop_nothing_is_tried_again(
+    stub: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not what fails only then, at once or after its pause, and not what was waiting for a slot."""
+    monkeypatch.setattr(gate, "FIRST_PAUSE", 30.0)
+    monkeypatch.setattr(gate, "LONGEST_PAUSE", 30.0)
+    faults = {0: replace(say.unauthorized(), latency=0.1), 1: say.server_error()}
+    late = replace(say.server_error(), latency=0.2)
+    stub.say = lambda body: numbered(body) if number(body) is None else faults.get(number(body) or 0, late)
+    began = time.monotonic()
+    with pytest.raises(UserError, match="refused the key"):
+        make(stub, tmp_path, concurrency=6).rate(replies(90))
+    assert time.monotonic() - began < 2 and len(questions(stub)) == 6
+    assert "90/90" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "fault", [say.CONTENT_FILTER, say.TOO_LONG, say.failure(413, "too large"), say.failure(422, "x")]
 )
@@ -277,10 +293,11 @@ def test_nothing_but_refusals_is_the_endpoints_fault(stub: Stub, tmp_path: Path,
 
 
 def test_refusals_that_are_faster_than_the_first_answer_stop_nothing(stub: Stub, tmp_path: Path) -> None:
-    stub.say = lambda body: say.CONTENT_FILTER if (number(body) or 0) % 2 else Answer(numbered(body), latency=0.1)
-    ratings = make(stub, tmp_path, concurrency=4).rate(replies(20))
-    assert [rating.axes == NOTHING for rating in ratings] == [False, True] * 10
-    assert len(rows(tmp_path)) == len(questions(stub)) == 20
+    """Six of them while the first question, as every seventh, waits for its answer."""
+    stub.say = lambda body: say.CONTENT_FILTER if (number(body) or 0) % 7 else Answer(numbered(body), latency=0.1)
+    ratings = make(stub, tmp_path, concurrency=4).rate(replies(28))
+    assert [rating.axes == NOTHING for rating in ratings] == [False, *[True] * 6] * 4
+    assert len(rows(tmp_path)) == len(questions(stub)) == 28
 
 
 @pytest.mark.parametrize("fault", [say.server_error(503), say.CUT, say.HANG, say.rate_limited()])

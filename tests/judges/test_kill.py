@@ -144,7 +144,7 @@ def test_processes_with_the_same_questions_share_their_answers(stub: Stub, tmp_p
     results = [output(process) for process in processes]
     assert results == [expected(250)] * 3
     assert len(rows(tmp_path)) == 250
-    assert stub.answered == 3 + len(questions(stub)) and 250 <= len(questions(stub)) <= 3 * 250
+    assert 250 <= len(questions(stub)) <= 3 * 250 and 1 <= stub.answered - len(questions(stub)) <= 3
     # Another one alone agrees with all of them, and asks nothing.
     before = len(stub.requests)
     assert output(start(stub, tmp_path, 250)) == results[0]

@@ -29,8 +29,8 @@ def win_tie_lose(outcomes: Array, resamples: int, seed: int) -> dict[str, tuple[
     other as well (the rule of MT-Bench: Zheng et al. 2023, section 3.4). Shares add up to 1.
 
     Args: `outcomes` of shape (prompts,) as from :func:`outcome`, NaN where missing (left out).
-    Returns: by "win", "tie", "lose" the share and [low, high]. All three, and the win rate at the same seed, come
-        from the same resamples.
+    Returns: by "win", "tie", "lose" the share and [low, high], as :func:`tr_align.stats.share_ci` has it. All three,
+        and the win rate at the same seed, come from the same resamples.
     Raises:
         ValueError: no prompt has an outcome.
     """
@@ -105,7 +105,7 @@ def improvement_over_tasks(x: Array, y: Array, resamples: int, seed: int) -> lis
     about another training run: the one that remains where each method was trained once.
 
     Args: as for :func:`probability_of_improvement`.
-    Returns: [low, high], percentiles.
+    Returns: [low, high], as :func:`tr_align.stats.share_ci` has it.
     Raises:
         ValueError: no task has a pair of runs to compare.
     """
