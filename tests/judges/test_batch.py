@@ -202,19 +202,26 @@ def test_a_batch_whose_creation_was_not_heard_is_found(stub: Stub, tmp_path: Pat
     assert sizes(stub) == [5]
 
 
+@pytest.mark.parametrize("end", ["completed", "expired", "failed"])
 def test_a_run_that_died_before_it_could_remember_its_batch(
-    stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: Any
 ) -> None:
+    """It is found, over or not, and what came of it is kept. One that has failed is no use: another is sent."""
+
     def dies(*_: Any) -> None:
         raise KeyboardInterrupt
 
+    stub.batches.plans = [Plan(polls=1, end=end, done=3), Plan()]
     with monkeypatch.context() as patch:
         patch.setattr(Answers, "remember_batch", dies)
         with pytest.raises(KeyboardInterrupt):
             batched(stub, tmp_path).rate(replies(5))
     assert sizes(stub) == [5] and rows(tmp_path) == []
+    assert stub.batches.handle("GET", "/batches/batch_1", {}, b"")[1]["status"] == end
+    if end == "expired":
+        assert "2 questions of the batch" in fails(lambda: batched(stub, tmp_path).rate(replies(5)))
     assert axes(batched(stub, tmp_path).rate(replies(5))) == expected(5)
-    assert sizes(stub) == [5]
+    assert sizes(stub) == {"completed": [5], "expired": [5, 2], "failed": [5, 5]}[end]
 
 
 def test_a_run_that_died_while_it_read_the_answers(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +291,7 @@ def test_lines_of_all_sorts(stub: Stub, tmp_path: Path) -> None:
     """Good: an answer with characters that end a line in a text, though not in a file. Bad: a page, a half line."""
 
     def says(body: Body) -> Any:
-        bad = {1: say.server_error(502), 2: say.NO_COMPLETION, 3: say.PAGE, 4: say.failure(500, f"Wrong: {KEY}")}
+        bad = {1: say.failure(500, f"Wrong: {KEY}"), 2: say.NO_COMPLETION, 3: say.PAGE, 4: say.server_error(502)}
         good = Answer(f"\u2028\u0085{numbered(body)}\u2029")
         return bad.get(number(body) or 0, good if number(body) is not None else numbered(body))
 
@@ -298,7 +305,7 @@ def test_lines_of_all_sorts(stub: Stub, tmp_path: Path) -> None:
 
     stub.say, stub.gate = says, unescaped
     said = fails(lambda: batched(stub, tmp_path).rate(replies(8)))
-    assert "4 questions of the batch found no answer" in said and KEY not in said
+    assert "4 questions of the batch found no answer" in said and "Wrong: [key]" in said and KEY not in said
     assert sorted(row["id"] for row in rows(tmp_path)) == [f"id of text {n}." for n in (0, 5, 6, 7)]
     assert all(row["text"].startswith("\u2028\u0085{") for row in rows(tmp_path))
     stub.say = numbered

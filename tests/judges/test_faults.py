@@ -174,7 +174,7 @@ ODDS: Any = [
     (0.04, say.CUT),
     (0.04, lambda answer: replace(answer, sent="half")),
     (0.01, lambda answer: replace(answer, sent="drip")),
-    (0.02, say.HANG),
+    (0.01, say.HANG),
     (0.04, say.MALFORMED),
     (0.04, say.PAGE),
     (0.02, say.NO_CHOICES),
@@ -184,7 +184,7 @@ ODDS: Any = [
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_soak_in_all_faults_gives_what_a_quiet_run_gives(stub: Stub, tmp_path: Path, seed: int) -> None:
-    """41 % of the requests fail in one of twelve ways; `max_retries` suffices, as no question fails thrice in a row."""
+    """40 % of the requests fail in one of twelve ways; `max_retries` suffices, as no question fails thrice in a row."""
     stub.say = mixed
     quiet = make(stub, tmp_path / "quiet").rate(replies(SOAK))
     assert Counter(len(rating.raw["answers"]) for rating in quiet) == {1: 257, 2: 43}
@@ -192,7 +192,7 @@ def test_a_soak_in_all_faults_gives_what_a_quiet_run_gives(stub: Stub, tmp_path:
     asked, chaos = len(questions(stub)), Chaos(mixed, ODDS, seed)
     assert asked == 343
     with Stub(chaos, supports=PLAIN, latency=0.005) as wild:
-        ratings = make(wild, tmp_path / "wild", timeout_seconds=0.3).rate(replies(SOAK))
+        ratings = make(wild, tmp_path / "wild", timeout_seconds=0.6).rate(replies(SOAK))
         assert (wild.in_flight, wild.most_in_flight) == (0, 16)
         same = ("key", "kind", "id", "asked", "model", "prompt_tokens", "completion_tokens", "finish", "text", "error")
 
