@@ -5,7 +5,7 @@ a second. Three ways of asking the same questions, in turns: this judge (every a
 budget, progress bar), a bare loop over the async `openai` client with a semaphore, and the synchronous client in a pool
 of threads.
 
-    python benchmarks/judge.py [--questions 6400] [--rounds 3] [--latency 0.2] [--concurrency 64]
+    python benchmarks/judge.py [--questions 12800] [--rounds 3] [--latency 0.2] [--concurrency 64]
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def text(duel: Duel) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--questions", type=int, default=6400)
+    parser.add_argument("--questions", type=int, default=12_800)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--latency", type=float, default=0.2)
     parser.add_argument("--concurrency", type=int, default=64)

@@ -291,7 +291,7 @@ def test_lines_of_all_sorts(stub: Stub, tmp_path: Path) -> None:
     """Good: an answer with characters that end a line in a text, though not in a file. Bad: a page, a half line."""
 
     def says(body: Body) -> Any:
-        bad = {1: say.failure(500, f"Wrong: {KEY}"), 2: say.NO_COMPLETION, 3: say.PAGE, 4: say.server_error(502)}
+        bad = {1: say.server_error(502), 2: say.NO_COMPLETION, 3: say.PAGE, 4: say.failure(500, f"Wrong: {KEY}")}
         good = Answer(f"\u2028\u0085{numbered(body)}\u2029")
         return bad.get(number(body) or 0, good if number(body) is not None else numbered(body))
 
@@ -305,9 +305,12 @@ def test_lines_of_all_sorts(stub: Stub, tmp_path: Path) -> None:
 
     stub.say, stub.gate = says, unescaped
     said = fails(lambda: batched(stub, tmp_path).rate(replies(8)))
-    assert "4 questions of the batch found no answer" in said and "Wrong: [key]" in said and KEY not in said
+    assert "4 questions of the batch found no answer, e.g. its answer is not a chat completion" in said
     assert sorted(row["id"] for row in rows(tmp_path)) == [f"id of text {n}." for n in (0, 5, 6, 7)]
     assert all(row["text"].startswith("\u2028\u0085{") for row in rows(tmp_path))
+    stub.say = lambda body: say.failure(500, f"Wrong: {KEY}")
+    said = fails(lambda: batched(stub, tmp_path).rate(replies(8)))
+    assert "4 questions" in said and "Wrong: [key]" in said and KEY not in said
     stub.say = numbered
     assert axes(batched(stub, tmp_path).rate(replies(8))) == expected(8)
 

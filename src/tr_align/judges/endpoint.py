@@ -129,11 +129,12 @@ class Endpoint:
         Raises:
             openai.OpenAIError: no answer, or one that is no completion.
         """
-        arguments: dict[str, Any] = {"model": self.settings.model, "messages": list(messages), **values}
+        arguments: dict[str, Any] = {"model": self.settings.model, "messages": list(messages)}
         try:
-            # The client's own limit is for each piece of the answer: one that drips could take for ever.
+            # As an extra, because the client takes longer over a JSON schema than over all the rest of a call.
+            # Its own time limit is for each piece of the answer: one that drips could take for ever.
             async with asyncio.timeout(self.settings.timeout_seconds):
-                completion = await client.chat.completions.create(**arguments)
+                completion = await client.chat.completions.create(**arguments, extra_body=values)
         except TimeoutError as error:
             raise NotACompletion(f"no whole answer within {self.settings.timeout_seconds:g} s") from error
         except (ValueError, RecursionError) as error:  # a body that claims to be JSON and is not

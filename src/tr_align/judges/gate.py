@@ -47,29 +47,24 @@ class Gate:
         self.open = False  # the circuit
         self.pauses = 0  # since the last answer
         self._round = 0
-        self._changed = asyncio.Condition()
+        self._left = asyncio.Event()  # set when a call leaves
 
     @asynccontextmanager
     async def admitted(self) -> AsyncIterator[int]:
         """A slot for one call, when there is one; yields the round the call belongs to."""
-        async with self._changed:
-            while True:
-                await self._changed.wait_for(lambda: self.active < int(self.limit))
-                wait = self.opens - self.clock()
-                if wait <= 0:
-                    break
-                self._changed.release()
-                try:
-                    await asyncio.sleep(wait)
-                finally:
-                    await self._changed.acquire()
-            self.active += 1
+        # No lock: nothing is awaited between finding a slot and taking it, and each await costs a turn of the loop.
+        while (wait := self.opens - self.clock()) > 0 or self.active >= int(self.limit):
+            if wait > 0:
+                await asyncio.sleep(wait)
+            else:
+                self._left.clear()
+                await self._left.wait()
+        self.active += 1
         try:
             yield self._round
         finally:
-            async with self._changed:
-                self.active -= 1
-                self._changed.notify_all()
+            self.active -= 1
+            self._left.set()
 
     def answered(self) -> None:
         """A call came back with an answer, or with a refusal that only concerns its question."""

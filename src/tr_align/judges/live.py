@@ -13,6 +13,10 @@ from tr_align.judges.endpoint import meaning, retry_after
 from tr_align.judges.gate import Down, Gate, backoff
 from tr_align.judges.prices import dollars
 
+STAGGER = 0.003
+"""Seconds between the first calls of two workers. Calls that start together come back together and then wait for each
+other, round after round; spread out they find the client free."""
+
 
 class Asking:
     """One run over the open questions.
@@ -21,7 +25,8 @@ class Asking:
     count. When the run has to stop, calls under way are waited for: they are paid for.
     """
 
-    def __init__(self, book: Book, questions: Sequence[Question], bar: tqdm) -> None:
+    def __init__(self, book: Book, questions: Sequence[tuple[Question, Request]], bar: tqdm) -> None:
+        """`questions`, each with the request that is open."""
         self.book, self.bar = book, bar
         self.todo = iter(questions)
         self.gate = Gate(book.settings.concurrency, book.settings.max_retries)
@@ -39,7 +44,7 @@ class Asking:
             UserError: an answer could not be kept.
         """
         async with self.book.endpoint.client() as self.client:
-            self.workers = [asyncio.create_task(self._work()) for _ in range(min(count, self.gate.most))]
+            self.workers = [asyncio.create_task(self._work(i * STAGGER)) for i in range(min(count, self.gate.most))]
             try:
                 await asyncio.gather(*self.workers, return_exceptions=True)
             finally:
@@ -54,11 +59,13 @@ class Asking:
             )
         self.book.refuse_all()
 
-    async def _work(self) -> None:
+    async def _work(self, delay: float) -> None:
         try:
-            for question in self.todo:
-                while not self.stop and (request := self.book.state(question)[1]) and await self._answer(request):
-                    pass
+            await asyncio.sleep(delay)
+            for question, first in self.todo:
+                request: Request | None = first
+                while request and not self.stop and await self._answer(request):
+                    request = self.book.state(question)[1]
                 if self.stop:
                     return
                 self.bar.update()

@@ -142,21 +142,20 @@ class OpenAIJudge:
         unique: dict[str, Question] = {}
         for question in questions:
             unique.setdefault(question.text, question)
-        requests = {text: self._book.state(question)[1] for text, question in unique.items()}
-        todo = [question for text, question in unique.items() if requests[text]]
+        todo = [(question, request) for question in unique.values() if (request := self._book.state(question)[1])]
         known = len(unique) - len(todo)
         if todo:
-            self._run(kind, todo, known, [request for request in requests.values() if request])
+            self._run(kind, todo, known)
         rows = {text: self._book.state(question)[0] for text, question in unique.items()}
         print(self._summary(list(unique.values()), list(rows.values()), known), file=sys.stderr)
         return [rows[question.text] for question in questions]
 
-    def _run(self, kind: str, todo: Sequence[Question], known: int, requests: Sequence[Request]) -> None:
+    def _run(self, kind: str, todo: Sequence[tuple[Question, Request]], known: int) -> None:
         try:
-            print(self._book.announce(kind, known, requests), file=sys.stderr)
+            print(self._book.announce(kind, known, [request for _, request in todo]), file=sys.stderr)
             with tqdm(total=known + len(todo), initial=known, desc=f"judge: {kind}", unit="question") as bar:
                 if self._settings.batch:
-                    asyncio.run(batch.ask(self._book, todo, bar))
+                    asyncio.run(batch.ask(self._book, [question for question, _ in todo], bar))
                 else:
                     asyncio.run(Asking(self._book, todo, bar).run(len(todo)))
         except Stop as reason:
