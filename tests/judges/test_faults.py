@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 import traceback
@@ -268,7 +269,7 @@ def test_after_a_stop_nothing_is_tried_again(
     with pytest.raises(UserError, match="refused the key"):
         make(stub, tmp_path, concurrency=6).rate(replies(90))
     assert time.monotonic() - began < 2 and len(questions(stub)) == 6
-    assert "90/90" not in capsys.readouterr().err
+    assert not re.search(r"\d\d/90", capsys.readouterr().err)  # nor is it shown as done
 
 
 @pytest.mark.parametrize(
