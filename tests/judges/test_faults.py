@@ -119,6 +119,20 @@ def test_the_pause_is_as_long_as_the_endpoint_says(
     assert pause <= min(later) - refused[0] < pause + (1.3 if fault is None else 0.3)
 
 
+@pytest.mark.parametrize("busy", [say.rate_limited(0), say.rate_limited(0.001, "ms")])
+def test_a_pause_that_is_too_short_is_made_longer(
+    stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: Fault
+) -> None:
+    """The server says "at once" for 0.6 s; five pauses as it says would be over in a hundredth of that."""
+    monkeypatch.setattr(gate, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(gate, "LONGEST_PAUSE", 60.0)
+    judge = make(stub, tmp_path)
+    judge.check()
+    end = time.monotonic() + 0.6
+    stub.say = lambda body: busy if time.monotonic() < end else numbered(body)
+    assert axes(judge.rate(replies(20))) == expected(20)
+
+
 def test_too_many_requests_are_no_failures_of_a_question(stub: Stub, tmp_path: Path) -> None:
     """Number 3 is refused more often than `max_retries` while others are answered, and is answered in the end."""
     busy = say.rate_limited(0.005, "ms")

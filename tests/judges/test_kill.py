@@ -26,7 +26,7 @@ from . import stub_replies as say
 from .stub import Stub
 from .stub_replies import Answer, Body
 from .test_faults import axes, expected, mixed
-from .test_openai import KEY_ENV, make, number, numbered, question, questions, replies, rows, serve, user
+from .test_openai import KEY_ENV, make, number, numbered, only, question, questions, replies, reply, rows, serve, user
 
 CHILD = f"""
 import json, resource, signal, sys
@@ -244,6 +244,23 @@ def test_a_file_that_is_damaged(stub: Stub, tmp_path: Path) -> None:
     path.write_bytes(content)
     before = len(stub.requests)
     assert axes(make(stub, tmp_path).rate(replies(100))) == expected(100) and len(stub.requests) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("two\u2028lines\u0085and\r\nmore \u00e9\u4e16\U0001f600", None),
+        ("nul \0", None),
+        ("half a pair \ud83d", "half a pair ?"),
+    ],
+)
+def test_any_text_survives_question_and_file(stub: Stub, tmp_path: Path, text: str, kept: str | None) -> None:
+    stub.say = only(text)
+    make(stub, tmp_path).rate([reply(text)])
+    assert f"\n{kept or text}\n" in questions(stub)[0]
+    (rating,) = make(stub, tmp_path).rate([reply(text)])
+    assert [row["text"] for row in rating.raw["answers"]] == [kept or text] * 2
+    assert len(questions(stub)) == 2
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:

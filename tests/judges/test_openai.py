@@ -235,23 +235,6 @@ def test_another_model_is_asked_anew_and_no_replies_make_no_call(stub: Stub, tmp
     assert asked == ["stub-1", "stub-2"]
 
 
-@pytest.mark.parametrize(
-    ("text", "kept"),
-    [
-        ("two\u2028lines\u0085and\r\nmore \u00e9\u4e16\U0001f600", None),
-        ("nul \0", None),
-        ("half a pair \ud83d", "half a pair ?"),
-    ],
-)
-def test_any_text_survives_question_and_file(stub: Stub, tmp_path: Path, text: str, kept: str | None) -> None:
-    stub.say = only(text)
-    make(stub, tmp_path).rate([reply(text)])
-    assert f"\n{kept or text}\n" in questions(stub)[0]
-    (rating,) = make(stub, tmp_path).rate([reply(text)])
-    assert [row["text"] for row in rating.raw["answers"]] == [kept or text] * 2
-    assert len(questions(stub)) == 2
-
-
 FULL = {"max_tokens", "temperature", "response_format", "logprobs"}
 
 
