@@ -16,12 +16,12 @@ import numpy as np
 from tr_align.config import AXES
 from tr_align.data.schema import Pair
 from tr_align.errors import UserError
-from tr_align.judges.base import Duel, Judge, Preference, Rating, Reply
+from tr_align.judges.base import Duel, Judge, Preference, Rating, Reply, as_number, hc
 from tr_align.metrics.bias import bias
 from tr_align.metrics.diversity import words
 from tr_align.metrics.win_rate import outcome
 from tr_align.rivals import ATTACKS_A_PAIR, OBVIOUS, OTHER_PROMPT, SUITE_PAIRS, Rival, rivals
-from tr_align.stats import Array, bootstrap_means, interval, mean_ci, share_ci
+from tr_align.stats import Array, bootstrap_means, independent, interval, mean_ci, share_ci
 
 Row = dict[str, Any]
 
@@ -163,12 +163,11 @@ class _Answers:
         return ((first != "first") + (second != "second")) / 2
 
     def axis(self, reply: str, axis: str) -> float:
-        value = self.ratings[reply].axes[axis]
-        return math.nan if value is None else value
+        return as_number(self.ratings[reply].axes[axis])
 
     def hc(self, reply: str) -> float:
         """The mean of the five axes; NaN if one was not read."""
-        return float(np.mean([self.axis(reply, axis) for axis in AXES]))
+        return hc(self.ratings[reply].axes)
 
 
 @dataclass(frozen=True)
@@ -203,20 +202,15 @@ class _Bootstrap:
         ours, theirs = (bootstrap_means(values, self.resamples, self.seed, clusters=prompts) for values in (one, other))
         if np.isnan(ours - theirs).all():
             return row
-        ci = interval(ours - theirs, _count(np.where(np.isnan(one), other, one), prompts))
+        ci = interval(ours - theirs, independent(np.where(np.isnan(one), other, one), prompts))
         return row | {"value": float(sides[0].mean() - sides[1].mean()), "ci": ci}
 
     def verdict(self, values: Array, prompts: Any) -> str:
         """Where the interval of a share lies from 0.5."""
         ci = self.share(values, prompts)["ci"]
-        if ci is None or _count(values, prompts) < TELLING_PROMPTS:
+        if ci is None or independent(values, prompts) < TELLING_PROMPTS:
             return NO_BETTER
         return BETTER if ci[0] > 0.5 else WORSE if ci[1] < 0.5 else NO_BETTER
-
-
-def _count(values: Array, prompts: Any) -> int:
-    """How many prompts have a value."""
-    return len(set(prompts[~np.isnan(values)]))
 
 
 def _higher(good: float, bad: float) -> float:

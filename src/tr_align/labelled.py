@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tr_align.config import Params
+from tr_align.config import Judge, Params
 from tr_align.data import files
 from tr_align.data.schema import Pair, read_pairs
 from tr_align.errors import UserError
@@ -21,7 +21,7 @@ EMBEDDED = "answers written to be right or wrong"
 def for_judge(params: Params) -> tuple[list[Pair], str]:
     """The pairs that `calibrate` of params.yaml names, at most `calibrate.pairs`, and whose labels they are.
 
-    Of the judge split the embedded judge gets only the prompts that its fit left out.
+    Of the judge split, those that :func:`unseen` leaves.
 
     Raises:
         UserError: the file is missing or cannot be read.
@@ -29,18 +29,23 @@ def for_judge(params: Params) -> tuple[list[Pair], str]:
     path = Path(params.calibrate.path)
     if path == JUDGE_SPLIT:
         # This split is embedded data whatever data.source is.
-        pairs, source = read_pairs(path), EMBEDDED
-        if params.judge.name == "probe":
-            from tr_align.judges.probe import held_out_prompts
-
-            held_out = held_out_prompts(pairs, params.judge.probe)
-            pairs = [pair for pair in pairs if pair.prompt_id in held_out]
+        pairs, source = unseen(read_pairs(path), params.judge), EMBEDDED
     elif path.parent == PREPARED:
         sources = {"embedded": EMBEDDED, "anthropic_hh": "human preferences"}
         pairs, source = read_pairs(path), sources.get(params.data.source, f"the labels of {params.data.path}")
     else:
         pairs, source = read(path, "calibrate.path", params.data.system_prompt), str(path)
     return choose(pairs, params.calibrate.pairs, params.seed), source
+
+
+def unseen(pairs: Sequence[Pair], judge: Judge) -> list[Pair]:
+    """Those pairs of the judge split that the judge was not fitted on: all of them, unless it is the embedded one."""
+    if judge.name != "probe":
+        return list(pairs)
+    from tr_align.judges.probe import held_out_prompts
+
+    held_out = held_out_prompts(pairs, judge.probe)
+    return [pair for pair in pairs if pair.prompt_id in held_out]
 
 
 def read(path: str | Path, key: str, system_prompt: str | None) -> list[Pair]:

@@ -56,9 +56,7 @@ def check_splits(params: Params, splits: Mapping[str, list[Pair]]) -> None:
                 f"lower it or raise data.splits.{split}"
             )
     if Path(params.calibrate.path) == labelled.JUDGE_SPLIT:
-        prompts = {pair.prompt_id for pair in splits["judge"]}
-        if params.judge.name == "probe":  # the fit sees the others
-            prompts = set(list(prompts)[: round(len(prompts) * params.judge.probe.held_out)])
+        prompts = {pair.prompt_id for pair in labelled.unseen(splits["judge"], params.judge)}
         if len(prompts) < calibration.FEWEST_PROMPTS:
             raise UserError(
                 f"data.splits.judge: is {params.data.splits.judge}, which leaves {len(prompts)} prompts to measure the "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from tr_align.config import AXES
 from tr_align.errors import UserError
+from tr_align.judges.base import as_number, hc
 from tr_align.judging import last_step
 from tr_align.metrics.bias import bias, pairs_of
 from tr_align.metrics.diversity import distinct, self_bleu, words
@@ -81,11 +81,10 @@ def score(
 
 def _measures(rows: Sequence[Row], axes: Sequence[dict[str, float | None]]) -> dict[str, Array]:
     """Values a prompt, shape (n,) each; hc is the mean of the five axes, missing if one of them is."""
-    values = {axis: np.array([_number(rating[axis]) for rating in axes]) for axis in AXES}
-    hc = np.mean([values[axis] for axis in AXES], axis=0)
+    values = {axis: np.array([as_number(rating[axis]) for rating in axes]) for axis in AXES}
     kl = np.array([row["kl"] for row in rows], dtype=float)
     ratio = np.array([row["log_ratio"] for row in rows], dtype=float)
-    return {"kl": kl, "log_ratio": ratio, "hc": hc, **values}
+    return {"kl": kl, "log_ratio": ratio, "hc": np.array(list(map(hc, axes))), **values}
 
 
 def _wins(outcomes: Array, against: str, resamples: int, seed: int) -> Row:
@@ -107,7 +106,3 @@ def _readable(name: str, values: Array) -> None:
             f"{name}: the judge gave no readable answer to any of {len(values)} questions; "
             "look at the raw answers under judgements/ and choose another judge.openai.model or prompt"
         )
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value

@@ -42,11 +42,16 @@ def mean_ci(
     Raises:
         ValueError: no row has a value.
     """
-    present = ~np.isnan(values)
-    if not present.any():
+    n = independent(values, clusters)
+    if not n:
         raise ValueError("there is no value to average")
-    n = int(present.sum()) if clusters is None else len(set(np.asarray(clusters)[present]))
     return float(np.nanmean(values)), interval(bootstrap_means(values, resamples, seed, clusters), n, level)
+
+
+def independent(values: Array, clusters: Sequence[str] | None = None) -> int:
+    """How many rows have a value, or how many clusters. Args: as for :func:`bootstrap_means`."""
+    present = ~np.isnan(values)
+    return int(present.sum()) if clusters is None else len(set(np.asarray(clusters)[present]))
 
 
 def share_ci(
@@ -62,8 +67,7 @@ def share_ci(
     if mean in (0.0, 1.0):
         from scipy.stats import binomtest
 
-        present = ~np.isnan(values)
-        n = int(present.sum()) if clusters is None else len(set(np.asarray(clusters)[present]))
+        n = independent(values, clusters)
         exact = binomtest(round(mean * n), n).proportion_ci(method="exact")
         ci = [float(exact.low), float(exact.high)]
     return mean, ci

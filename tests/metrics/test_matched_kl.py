@@ -32,10 +32,10 @@ def test_compared_at_the_largest_kl_both_reached() -> None:
     """The method went to KL 8, its base to 4. At 4 the method has 0 -> 2 half-way: 1; the base has 0.4."""
     method = same([0.0, 8.0], 5), same([0.0, 2.0], 5)
     base = same([0.0, 4.0], 5), same([0.0, 0.4], 5)
-    difference, interval, at = difference_at_matched_kl(method, base, 200, seed=0)
+    difference, interval, at, _ = difference_at_matched_kl(method, base, 200, seed=0)
     assert (difference, at) == (pytest.approx(0.6), 4.0)
     assert interval == pytest.approx([0.6, 0.6])
-    swapped, interval, at = difference_at_matched_kl(base, method, 200, seed=0)
+    swapped, interval, at, _ = difference_at_matched_kl(base, method, 200, seed=0)
     assert (swapped, at) == (pytest.approx(-0.6), 4.0)
     assert interval == pytest.approx([-0.6, -0.6])
 
@@ -46,7 +46,7 @@ def test_curves_that_cross() -> None:
         # The base starts at quality 3, as a made-up start: the formula does not care.
         method = same([0.0, end], 4), same([0.0, 0.5 * end], 4)
         base = same([0.0, 4.0], 4), same([3.0, -1.0], 4)
-        difference, _, at = difference_at_matched_kl(method, base, 100, seed=0)
+        difference, _, at, _ = difference_at_matched_kl(method, base, 100, seed=0)
         assert (difference, at) == (pytest.approx(expected), end)
 
 
@@ -54,7 +54,7 @@ def test_the_largest_kl_need_not_be_the_last() -> None:
     """The method's KL is 0, 5, 3 (it came back); the base ended at 4: compared at 4, half-way from (3, 2) to (5, 1)."""
     method = same([0.0, 5.0, 3.0], 3), same([0.0, 1.0, 2.0], 3)
     base = same([0.0, 4.0], 3), same([0.0, 1.0], 3)
-    difference, _, at = difference_at_matched_kl(method, base, 100, seed=0)
+    difference, _, at, _ = difference_at_matched_kl(method, base, 100, seed=0)
     assert (difference, at) == (pytest.approx(0.5), 4.0)
 
 
@@ -72,14 +72,14 @@ def noisy(gap: float, prompts: int = 60) -> tuple[tuple[Array, Array], tuple[Arr
 def test_the_interval_excludes_zero_where_there_is_a_difference() -> None:
     """Paired noise is 0.3 sqrt 2 / sqrt 60 = 0.055, so that 0.3 is more than five of it; unpaired it would be 0.19."""
     method, base = noisy(0.3)
-    difference, (low, high), _ = difference_at_matched_kl(method, base, 1000, seed=0)
+    difference, (low, high), *_ = difference_at_matched_kl(method, base, 1000, seed=0)
     assert difference == pytest.approx(0.3)
     assert 0.15 < low < 0.3 < high < 0.45
 
 
 def test_the_interval_includes_zero_where_there_is_none() -> None:
     method, base = noisy(0.0)
-    difference, (low, high), _ = difference_at_matched_kl(method, base, 1000, seed=0)
+    difference, (low, high), *_ = difference_at_matched_kl(method, base, 1000, seed=0)
     assert difference == pytest.approx(0.0)
     assert -0.2 < low < 0.0 < high < 0.2
 
@@ -91,6 +91,6 @@ def test_missing_qualities_are_left_out_even_by_whole_resamples() -> None:
     base = same([0.0, 4.0], 4), np.array([[0.0] * 4, [nan, nan, nan, 0.25]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        difference, interval, _ = difference_at_matched_kl(method, base, 200, seed=0)
+        difference, interval, *_ = difference_at_matched_kl(method, base, 200, seed=0)
     assert difference == pytest.approx(0.75)
     assert interval == pytest.approx([0.75, 0.75])

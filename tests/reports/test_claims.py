@@ -96,7 +96,11 @@ def test_an_interval_that_touches_zero_supports_nothing(params: Params, monkeypa
     """The verdict needs both: the interval, and p after Holm."""
     few = params.model_copy(update={"methods": {name: METHODS[name] for name in ("ipo", "tr_ipo_hard")}})
     for ci, verdict in (([0.0, 2.0], "not supported"), ([-2.0, 0.0], "not supported"), ([-3.0, -1.0], "contradicted")):
-        monkeypatch.setattr(module, "difference_at_matched_kl", lambda *_, ci=ci: (1.0, ci, 4.0))
+        monkeypatch.setattr(
+            module,
+            "difference_at_matched_kl",
+            lambda *args, ci=ci: (1.0, ci, 4.0, difference_at_matched_kl(*args)[3]),
+        )
         (row,) = claims(few, made_up({"tr_ipo_hard": 2.0}))
         assert (row["verdict"], row["p"]) == (verdict, pytest.approx(2 / 401))
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tr_align.commands.options import count, natural
 from tr_align.errors import UserError
 
 ALPACA_EVAL = """\
@@ -180,30 +181,12 @@ def _add_judgments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--judgments", required=True, nargs="+", metavar="FILE", help=".jsonl or .jsonl.gz files")
     command.add_argument(
         "--bootstrap",
-        type=_positive,
+        type=count,
         default=1000,
         metavar="N",
         help="resamples for the interval (default: %(default)s)",
     )
-    command.add_argument(
-        "--seed", type=_natural, default=0, metavar="N", help="of the resamples (default: %(default)s)"
-    )
-
-
-def _positive(text: str) -> int:
-    if _natural(text) == 0:
-        raise argparse.ArgumentTypeError("has to be 1 or more")
-    return int(text)
-
-
-def _natural(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"has to be a whole number, 0 or more, is {text!r}")
-    return value
+    command.add_argument("--seed", type=natural, default=0, metavar="N", help="of the resamples (default: %(default)s)")
 
 
 def _print(lines: list[dict[str, Any]]) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tr_align.commands.judge import add_endpoint_arguments, judge_from
+from tr_align.commands.options import natural
 from tr_align.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,9 +33,11 @@ def register(commands: Any) -> None:
     )
     parser.add_argument("--judge", metavar="FOLDER", help="a stored probe such as models/judge, instead of --model")
     add_endpoint_arguments(parser, required=False)
-    parser.add_argument("--n", type=_at_least(2), default=100, metavar="N", help="pairs to use, at most (default 100)")
     parser.add_argument(
-        "--seed", type=_at_least(0), default=0, metavar="N", help="of the choice of pairs and the intervals (default 0)"
+        "--n", type=partial(natural, least=2), default=100, metavar="N", help="pairs to use, at most (default 100)"
+    )
+    parser.add_argument(
+        "--seed", type=natural, default=0, metavar="N", help="of the choice of pairs and the intervals (default 0)"
     )
     parser.add_argument("--out", metavar="FILE", help="write the card to this file, as JSON")
     parser.set_defaults(run=run)
@@ -82,13 +85,3 @@ def _stored(folder: Path) -> Judge:
     # held_out and regularisation matter to a fit only.
     settings = Probe(model=str(folder), layer=layers, held_out=0.5, regularisation=1.0, batch_size=BATCH_SIZE)
     return probe.load(folder, settings)
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def whole(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"has to be at least {least}, is {value}")
-        return value
-
-    return whole

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tr_align.commands.options import count, natural, positive
 from tr_align.config import AXES, OpenAIJudge, Prompts
 from tr_align.errors import UserError
 
@@ -35,10 +36,10 @@ def register(commands: Any) -> None:
     parser.add_argument("--replies", metavar="FILE", help="replies to judge")
     parser.add_argument("--against", metavar="FILE", help="replies to the same prompts to compare them with")
     parser.add_argument("--check", action="store_true", help="only see that the endpoint answers, and what it can do")
-    parser.add_argument("--limit", type=_count, metavar="N", help="judge only the first N prompts")
+    parser.add_argument("--limit", type=count, metavar="N", help="judge only the first N prompts")
     parser.add_argument("--out", metavar="FILE", help="write every rating and verdict there, with the raw answers")
-    parser.add_argument("--bootstrap", type=_count, default=2000, metavar="N", help="resamples behind an interval")
-    parser.add_argument("--seed", type=_natural, default=0, metavar="N", help="of the bootstrap")
+    parser.add_argument("--bootstrap", type=count, default=2000, metavar="N", help="resamples behind an interval")
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="of the bootstrap")
     add_endpoint_arguments(parser, required=True)
     parser.set_defaults(run=run)
 
@@ -56,14 +57,12 @@ def add_endpoint_arguments(parser: argparse.ArgumentParser, required: bool = Fal
         "--prefer-prompt", default=DEFAULTS.prompts.prefer, metavar="FILE", help="prompt file for comparisons"
     )
     group.add_argument("--prices", default=DEFAULTS.prices, metavar="FILE", help="price list (%(default)s)")
+    group.add_argument("--max-usd", type=positive, metavar="X", help="stop before all kept answers cost more than this")
+    group.add_argument("--max-tokens", type=count, default=DEFAULTS.max_tokens, metavar="N", help="of an answer")
     group.add_argument(
-        "--max-usd", type=_positive, metavar="X", help="stop before all kept answers cost more than this"
+        "--concurrency", type=count, default=DEFAULTS.concurrency, metavar="N", help="calls at once (%(default)s)"
     )
-    group.add_argument("--max-tokens", type=_count, default=DEFAULTS.max_tokens, metavar="N", help="of an answer")
-    group.add_argument(
-        "--concurrency", type=_count, default=DEFAULTS.concurrency, metavar="N", help="calls at once (%(default)s)"
-    )
-    group.add_argument("--timeout", type=_positive, default=DEFAULTS.timeout_seconds, metavar="S", help="of one answer")
+    group.add_argument("--timeout", type=positive, default=DEFAULTS.timeout_seconds, metavar="S", help="of one answer")
     group.add_argument("--batch", action="store_true", help="OpenAI's Batch API: half the price, within a day")
 
 
@@ -172,6 +171,7 @@ def summary(
     """Lines with the mean ratings, the win rate and the judge's own biases, each with its 95 % interval."""
     import numpy as np
 
+    from tr_align.judges.base import hc
     from tr_align.metrics.bias import bias, pairs_of
     from tr_align.metrics.win_rate import outcome
     from tr_align.stats import mean_ci
@@ -188,38 +188,17 @@ def summary(
         )
 
     ratings = [row["axes"] for row in rows if row["kind"] == "rating"]
-    columns = {axis: [np.nan if axes[axis] is None else axes[axis] for axes in ratings] for axis in AXES}
     lines = ["ratings, 1 to 10, with 95 % bootstrap intervals over prompts"]
-    lines += [line("HC, their mean", np.mean(list(columns.values()), axis=0))]
-    lines += [line(axis, values) for axis, values in columns.items()]
+    lines += [line("HC, their mean", list(map(hc, ratings)))]
+    lines += [line(axis, [axes[axis] for axes in ratings]) for axis in AXES]
     if not opponents:
         return lines
-    verdicts = {(row["prompt_id"], row["shown"]): row["preference"] for row in rows if row["kind"] == "duel"}
-    outcomes = [outcome(verdicts[row["prompt_id"], "first"], verdicts[row["prompt_id"], "second"]) for row in replies]
+    duels = pairs_of(rows, replies, opponents["other"], "other")
+    outcomes = [outcome(duel["first"], duel["second"]) for duel in duels]
     lines += ["comparisons, both orders, a verdict that flips is a tie", line("win rate", outcomes, 100, " %")]
-    judged = bias(pairs_of(rows, replies, opponents["other"], "other"), resamples, seed)
+    judged = bias(duels, resamples, seed)
     for key, name in (("consistent", "same verdict"), ("first_shown", "to the first"), ("longer", "to the longer")):
         if judged[key] is not None:
             low, high = judged[f"{key}_ci"]
             lines.append(f"  {name:<14} {100 * judged[key]:.1f} % [{100 * low:.1f}, {100 * high:.1f}]")
     return lines
-
-
-def _natural(text: str, least: int = 0) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"has to be a whole number of {least} or more, is {text}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    return _natural(text, least=1)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"has to be a number above 0, is {text}")
-    return value

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
+from tr_align.config import AXES
 from tr_align.data.schema import Message
 
 Preference = Literal["first", "second", "tie"]
@@ -37,6 +41,16 @@ class Rating:
     id: str
     axes: dict[str, float | None]
     raw: dict[str, Any] = field(default_factory=dict)
+
+
+def hc(axes: Mapping[str, float | None]) -> float:
+    """The HC score: the mean of the five axes of a rating, NaN if one of them could not be read."""
+    return float(np.mean([as_number(axes[axis]) for axis in AXES]))
+
+
+def as_number(value: float | None) -> float:
+    """A rating for computing with: NaN where it is missing."""
+    return math.nan if value is None else value
 
 
 @dataclass(frozen=True)

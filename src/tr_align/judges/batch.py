@@ -15,8 +15,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from tr_align.judges.book import Book, Question, Request, Stop
 from tr_align.judges.cache import request_key
-from tr_align.judges.endpoint import REFUSED, NotACompletion, meaning, retry_after
-from tr_align.judges.gate import backoff
+from tr_align.judges.endpoint import REFUSED, NotACompletion
 
 POLL_SECONDS = 30.0
 MOST_REQUESTS, MOST_BYTES = 50_000, 150_000_000
@@ -103,9 +102,7 @@ async def _send(book: Book, client: openai.AsyncOpenAI, part: Mapping[str, str])
             found = _sound(batch, Batch).id
             break
         except openai.OpenAIError as error:
-            if attempt >= book.settings.max_retries or meaning(error) not in ("failed", "throttled"):
-                raise
-            await asyncio.sleep(retry_after(error) or backoff(attempt))
+            await book.endpoint.pause(error, attempt)
             attempt += 1
     book.answers.remember_batch(found, book.settings.model, part)
     return found
@@ -157,9 +154,8 @@ async def _collect(
             content = (await client.files.content(file)).content
         except openai.NotFoundError:  # deleted, or too old
             continue
-        if content.strip() and not content.lstrip().startswith(
-            b"{"
-        ):  # a page of a proxy, say: the answers are still there
+        if content.strip() and not content.lstrip().startswith(b"{"):
+            # A page of a proxy, say: the answers are still there.
             raise NotACompletion("its answer is no file of a batch")
         for line in content.splitlines():  # of bytes: in a text, other characters end a line too
             complaints += _read(book, line, open_ends)

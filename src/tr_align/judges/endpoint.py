@@ -191,9 +191,7 @@ class Endpoint:
                 if _about_parameters(error) and _drop(features, str(error)):
                     continue
                 # A server error says nothing about the parameters.
-                if meaning(error) not in ("throttled", "failed") or retries >= self.settings.max_retries:
-                    raise
-                await asyncio.sleep(min(retry_after(error) or backoff(retries), LONGEST_RETRY_AFTER))
+                await self.pause(error, retries)
                 retries += 1
                 continue
             # Some servers take a parameter and pass it over.
@@ -203,6 +201,16 @@ class Endpoint:
             if parse_preference(str(choice.message.content)) is None:
                 features["structured"] = False
             return features
+
+    async def pause(self, error: Exception, attempt: int) -> None:
+        """Wait before trying again what failed in this attempt, counted from 0.
+
+        Raises:
+            Exception: the error itself, if trying again is of no use or was tried `max_retries` times.
+        """
+        if meaning(error) not in ("throttled", "failed") or attempt >= self.settings.max_retries:
+            raise error
+        await asyncio.sleep(min(retry_after(error) or backoff(attempt), LONGEST_RETRY_AFTER))
 
     def explain(self, error: Exception, known: Sequence[str] = ()) -> str:
         """What went wrong, where and the way out. The endpoint's own words may repeat the key: it is hidden."""

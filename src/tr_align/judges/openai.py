@@ -142,11 +142,15 @@ class OpenAIJudge:
         unique: dict[str, Question] = {}
         for question in questions:
             unique.setdefault(question.text, question)
-        todo = [(question, request) for question in unique.values() if (request := self._book.state(question)[1])]
+        rows, todo = {}, []
+        for text, question in unique.items():
+            rows[text], request = self._book.state(question)
+            if request:
+                todo.append((question, request))
         known = len(unique) - len(todo)
         if todo:
             self._run(kind, todo, known)
-        rows = {text: self._book.state(question)[0] for text, question in unique.items()}
+            rows |= {question.text: self._book.state(question)[0] for question, _ in todo}
         print(self._summary(list(unique.values()), list(rows.values()), known), file=sys.stderr)
         return [rows[question.text] for question in questions]
 

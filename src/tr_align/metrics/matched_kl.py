@@ -21,7 +21,7 @@ def quality_at(kl: Array, quality: Array, at: float) -> float:
 
 def difference_at_matched_kl(
     method: tuple[Array, Array], base: tuple[Array, Array], resamples: int, seed: int
-) -> tuple[float, list[float], float]:
+) -> tuple[float, list[float], float, Array]:
     """How much more quality `method` has than `base` at the largest KL that both reached.
 
     Args:
@@ -29,11 +29,12 @@ def difference_at_matched_kl(
             where missing; the first point is the common start (the SFT model).
         resamples: bootstrap resamples of the prompts, drawn jointly for both.
     Returns:
-        the difference, its 95 % bootstrap interval, and the KL (nats) it is taken at.
+        the difference, its 95 % bootstrap interval, the KL (nats) it is taken at, and the resamples behind the
+        interval (see :func:`resampled_differences`).
     """
     draws = resampled_differences(method, base, resamples, seed)
     difference, at = _compare(method, base, np.arange(method[0].shape[1]))
-    return difference, interval(draws, method[0].shape[1]), float(at)
+    return difference, interval(draws, method[0].shape[1]), float(at), draws
 
 
 def resampled_differences(method: tuple[Array, Array], base: tuple[Array, Array], resamples: int, seed: int) -> Array:

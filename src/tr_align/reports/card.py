@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from tr_align.calibration import BETTER, NO_BETTER, WORSE
+from tr_align.reports import html
 from tr_align.reports.common import MISSING, number, share_with_interval
 
 Card = Mapping[str, Any]
 """What :func:`tr_align.calibration.calibrate` returns."""
 
-BETTER = "better than chance"
 OBVIOUS = {
     "other_prompt": "reply to another prompt",
     "repetition": "its first words over and over",
@@ -55,7 +56,7 @@ def warning(card: Card) -> str | None:
             found = card[key]
             if found["value"] is None:
                 return f"Warning: {subject} with no label: none of its {found['n_missing']} answers could be read."
-            how = "no better than" if card[verdict] == "no better than chance" else "worse than"
+            how = "no better than" if card[verdict] == NO_BETTER else "worse than"
             share = share_with_interval(found["value"], found["ci"])
             return f"Warning: {subject} with the labels {how} chance ({share}, n = {found['n']})."
     return None
@@ -74,22 +75,22 @@ def text(card: Card) -> str:
 
 def section(card: Card) -> str:
     """The card as a part of the page; every text is escaped."""
-    state = {BETTER: "supported", "worse than chance": "contradicted"}.get(str(card["verdict"]), "open")
-    html = [
+    state = {BETTER: "supported", WORSE: "contradicted"}.get(str(card["verdict"]), "open")
+    lines = [
         "<h3>Its card: agreement with labelled pairs</h3>",
         f'<p><span class="verdict {state}">{escape(str(card["verdict"]))}</span></p>',
         f"<p>{escape(_summary(card))}</p>",
     ]
     found = warning(card)
     if found:
-        html.append(f'<p class="warning" role="note">{escape(found)}</p>')
+        lines.append(f'<p class="warning" role="note">{escape(found)}</p>')
     for part in parts(card):
-        html += [f"<h4>{escape(part.title)}</h4>", f'<p class="note">{escape(part.note)}</p>', _table(part.lines)]
-    html.append(_attacks(card["injections"]["attacks"]))
+        lines += [f"<h4>{escape(part.title)}</h4>", f'<p class="note">{escape(part.note)}</p>', _table(part.lines)]
+    lines.append(_attacks(card["injections"]["attacks"]))
     missing = _missing(card)
     if missing:
-        html.append(f'<p class="note">{escape(missing)}</p>')
-    return "\n".join(html)
+        lines.append(f'<p class="note">{escape(missing)}</p>')
+    return "\n".join(lines)
 
 
 def parts(card: Card) -> Iterator[Part]:
@@ -174,45 +175,24 @@ def _missing(card: Card) -> str:
 
 
 def _table(lines: list[Line]) -> str:
-    rows = []
-    for line in lines:
-        value, bracket, interval = line.text.partition(" [")
-        small = f"<small>[{escape(interval)}</small>" if bracket else ""
-        rows.append(
-            f'<tr><th scope="row">{escape(line.name)}</th><td>{escape(value)}{small}</td><td>{line.n}</td>'
-            f"<td>{_bar(line)}</td></tr>"
-        )
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("", "value [95 %]", "n", "0 to 100 %"))
-    return (
-        f'<div class="scroll accuracy card"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _bar(line: Line) -> str:
-    if line.bar is None:
-        return ""
-    value, low, high = (100 * end for end in line.bar)
-    middle = "<u></u>" if line.half else ""
-    return (
-        f'<div class="bar" aria-hidden="true">{middle}<i style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
-        f'<b style="left:{value:.1f}%"></b></div>'
-    )
+    rows = [
+        f'<tr><th scope="row">{escape(line.name)}</th>{html.cell(line.text)}<td>{line.n}</td>'
+        f"<td>{html.bar(*line.bar, half=line.half) if line.bar else ''}</td></tr>"
+        for line in lines
+    ]
+    return f'<div class="scroll accuracy card">{html.table(("", "value [95 %]", "n", "0 to 100 %"), rows)}</div>'
 
 
 def _attacks(attacks: Mapping[str, Mapping[str, Any]]) -> str:
     if not attacks:
         return ""
-    rows = "".join(
+    rows = (
         f'<tr><th scope="row">{escape(name.replace("_", " "))}</th>'
         f"<td>{_percent(row['fooled'])}</td><td>{_percent(row['bare'])}</td><td>{int(row['n'])}</td></tr>"
         for name, row in attacks.items()
     )
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("text", "fooled", "bare", "n"))
-    return (
-        '<details class="accuracy"><summary>Text by text</summary><div class="scroll">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>"
-    )
+    shown = html.table(("text", "fooled", "bare", "n"), rows)
+    return f'<details class="accuracy"><summary>Text by text</summary><div class="scroll">{shown}</div></details>'
 
 
 def _percent(value: float | None) -> str:

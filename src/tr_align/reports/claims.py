@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tr_align.config import AXES, Params
+from tr_align.config import Params
 from tr_align.errors import UserError
-from tr_align.metrics.matched_kl import difference_at_matched_kl, resampled_differences
+from tr_align.judges.base import hc
+from tr_align.metrics.matched_kl import difference_at_matched_kl
 from tr_align.metrics.win_rate import improvement_over_tasks, probability_of_improvement
 from tr_align.reports.common import in_order, label
 from tr_align.stats import Array, bootstrap_p, holm
@@ -25,9 +26,8 @@ def answers_of(replies: Sequence[Row], judgements: Sequence[Row]) -> Answers:
     axes = {(row["step"], row["prompt_id"]): row["axes"] for row in judgements if row["kind"] == "rating"}
     result = {}
     for row in replies:
-        ratings = [axes[row["step"], row["prompt_id"]][axis] for axis in AXES]
-        hc = float("nan") if None in ratings else float(np.mean(ratings))
-        result[row["step"], row["prompt_id"]] = (row["kl"], hc)
+        key = row["step"], row["prompt_id"]
+        result[key] = (row["kl"], hc(axes[key]))
     return result
 
 
@@ -71,7 +71,7 @@ def _compared(params: Params, answers: Mapping[str, Answers], name: str, base: s
     prompts = sorted(set.intersection(*(_everywhere(answers[model]) for model in ("sft", base, name))))
     curves = [_curve(answers["sft"], answers[model], prompts) for model in (name, base)]
     resamples, seed = params.score.bootstrap, params.seed
-    difference, (low, high), at = difference_at_matched_kl(curves[0], curves[1], resamples, seed)
+    difference, (low, high), at, draws = difference_at_matched_kl(curves[0], curves[1], resamples, seed)
     trained = _trained(answers[name], answers[base])
     return {
         "claim": f"{label(name)} keeps more quality than {label(base)} at the same KL",
@@ -82,7 +82,7 @@ def _compared(params: Params, answers: Mapping[str, Answers], name: str, base: s
         ),
         "difference": difference,
         "ci": [low, high],
-        "p": bootstrap_p(resampled_differences(curves[0], curves[1], resamples, seed)),
+        "p": bootstrap_p(draws),
         "kl": at,
         "n_prompts": len(prompts),
         "probability_of_improvement": probability_of_improvement(*trained),

@@ -12,7 +12,7 @@ from typing import Any
 import vl_convert
 
 from tr_align.config import METHODS
-from tr_align.reports import card, table
+from tr_align.reports import card, html, table
 from tr_align.reports.common import Context, Curve, Metrics, Training, in_order, label, seeds_text, share_with_interval
 from tr_align.reports.figures import kl_vs_hc, win_rates
 from tr_align.reports.style import STYLE
@@ -144,27 +144,16 @@ def _claims(context: Context) -> str:
 
 def _results(metrics: Metrics, context: Context) -> str:
     names, cells = table.rows(metrics)
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
     body, family = [], ""
     for method, line in zip(in_order(metrics), cells, strict=True):
         first = ' class="family"' if family and METHODS[method].loss != family else ""
         family = METHODS[method].loss
-        body.append(f'<tr{first}><th scope="row">{escape(line[0])}</th>{"".join(map(_cell, line[1:]))}</tr>')
+        body.append(f'<tr{first}><th scope="row">{escape(line[0])}</th>{"".join(map(html.cell, line[1:]))}</tr>')
     return (
         "<h2>All numbers</h2>\n"
-        f'<div class="scroll results">{_table(head, body)}</div>\n'
+        f'<div class="scroll results">{html.table(names, body)}</div>\n'
         f'<p class="note">{escape(table.footnote(metrics, context))}</p>'
     )
-
-
-def _table(head: str, body: Sequence[str]) -> str:
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-
-
-def _cell(text: str) -> str:
-    """A value with its interval below it, which keeps eleven columns on the page."""
-    value, bracket, interval = text.partition(" [")
-    return f"<td>{escape(value)}{f'<small>[{escape(interval)}</small>' if bracket else ''}</td>"
 
 
 def _judge(context: Context) -> str:
@@ -177,20 +166,15 @@ def _judge(context: Context) -> str:
         return f"{heading}\n<p>The accuracy of this judge ({judge}) was not measured in this run.</p>"
     lines = []
     for axis, row in accuracy.items():
-        low, high = row["ci"]
-        bar = f'<i style="left:{100 * low:.1f}%;width:{100 * (high - low):.1f}%"></i>'
-        bar += f'<b style="left:{100 * row["accuracy"]:.1f}%"></b>'
         lines.append(
-            f'<tr><th scope="row">{escape(axis)}</th>{_cell(share_with_interval(row["accuracy"], row["ci"]))}'
-            f"<td>{int(row['n'])}</td>"
-            f'<td><div class="bar" aria-hidden="true"><u></u>{bar}</div></td></tr>'
+            f'<tr><th scope="row">{escape(axis)}</th>{html.cell(share_with_interval(row["accuracy"], row["ci"]))}'
+            f"<td>{int(row['n'])}</td><td>{html.bar(row['accuracy'], *row['ci'])}</td></tr>"
         )
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("axis", "accuracy [95 %]", "n", "0 to 100 %"))
     meaning = (
         "<p>The share of held-out examples, never used to fit it, on which the judge agrees with the known answer. "
         "The dashed line is guessing, 50 %.</p>"
     )
-    body = f'<div class="scroll accuracy">{_table(head, lines)}</div>'
+    body = f'<div class="scroll accuracy">{html.table(("axis", "accuracy [95 %]", "n", "0 to 100 %"), lines)}</div>'
     return "\n".join([heading, meaning, body, _judge_warning(accuracy)])
 
 
