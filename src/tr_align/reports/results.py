@@ -1,0 +1,79 @@
+"""What a report shows, as rows: the one thing that figures, tables, claims and page are made from.
+
+A report covers one or more runs of the pipeline: the workspace, and experiments with other seeds, betas or update
+settings. A *cell* is a method with one setting of its reference update; it is trained once for each beta and seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tr_align.config import AXES
+
+Row = Mapping[str, Any]
+
+QUANTITIES = ("kl", "hc", *AXES, "self_bleu", "reply_words")
+"""What each policy is measured by; every one stands beside `<name>_lo` and `<name>_hi`, its 95 % interval (None
+where there is none). KL in nats per reply, HC and axes in points from 1 to 10, Self-BLEU 0 to 100, words a reply."""
+
+CELL = ("cell", "name", "method", "loss", "update", "alpha", "every", "tau")
+"""The columns that say which cell a row is of: `cell` is its identifier, `name` its label for readers
+("TR-DPO soft", with the update's setting only where a report has several of a method). `method`, `loss`, `update`
+as in params.yaml; `alpha` and `every` are None but for soft updates, `tau` but for hard ones. The SFT model has
+cell and method "sft", loss None, update "none"."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Rows by topic. All are plain JSON values; numbers that could not be computed are None, never NaN."""
+
+    context: Mapping[str, Any]
+    """The runs: `model`, `data`, `judge`, `hc_unit`, `seeds` (list), `betas` (loss -> list), `steps`, `points_along`
+    ("beta" if finals of several betas make the curves, else "steps"), `runs` (a row a run: `run`, `seed`, `alpha`,
+    `every`, `tau`, `beta` by loss, `methods`), `judge_accuracy`, `judge_bias`, `calibration`, `judge_warning`,
+    `settings` (flat params.yaml of the first run), `versions` (package -> version), `seconds` (stage -> seconds, of
+    the stages that ran on this machine), `cost` (`usd`, `calls`, `tokens` of the judge; None for the embedded one),
+    `n_curve_prompts`, `n_prompts` (text such as "24 to 130"), `date`, `verdict` (the two sentences the page opens
+    with, a list)."""
+
+    points: Sequence[Row]
+    """A row a policy, over all its seeds: CELL, `beta`, `step`, `final` (the trained model), `seeds` (list),
+    `n_prompts`, QUANTITIES. One row is the SFT model: `beta` None, `step` 0, `final` True."""
+
+    wins: Sequence[Row]
+    """A row a trained model and opponent: CELL, `beta`, `versus` ("sft" or "base"), `opponent` (its label), `seeds`,
+    `n_prompts`, and `win`, `tie`, `lose`, `rate` (shares), each with `_lo` and `_hi`."""
+
+    frontier: Sequence[Row]
+    """TR minus base at the same KL, a row a KL: CELL, `base` (its label), `kl`, `difference`, `difference_lo`,
+    `difference_hi` (HC points), `n_prompts`, `seeds`; `largest` is True on the row of the largest KL both reached."""
+
+    peaks: Sequence[Row]
+    """Over-optimisation, a row a cell: CELL, `kl`, `kl_lo`, `kl_hi` (nats at which HC is highest), `hc` there, `drop`,
+    `drop_lo`, `drop_hi` (HC lost from there to the largest KL reached), `at_end` (True if the highest point is the last
+    one, so that no peak was passed), `seeds`, `n_prompts`."""
+
+    claims: Sequence[Row]
+    """See :mod:`tr_align.reports.claims`."""
+
+    training: Sequence[Row]
+    """A row a logged optimizer step: CELL, `beta`, `seed`, `step` and the columns of the training log (`loss`,
+    `margin`, `logps_chosen`, `logps_rejected`, `ref_from_sft`, `policy_from_ref`, ...; None where missing)."""
+
+    updates: Mapping[str, Sequence[int]]
+    """By cell, the optimizer steps after which its reference moved."""
+
+    ood: Sequence[Row]
+    """Log-probabilities of fixed texts under each policy: CELL, `beta`, `seeds`, `step`, `kind` ("chosen", "rejected",
+    "sft", "mismatched"; see :mod:`tr_align.metrics.ood`), `per_token`, `per_token_lo`, `per_token_hi`, `per_reply`,
+    `per_reply_lo`, `per_reply_hi` (nats), `n`. Empty where it was not measured."""
+
+    prompts: Sequence[Row]
+    """The reply browser, a row a prompt of one run (context["runs"][0]): `id`, `prompt` (text), `replies`: by cell, in
+    order, `name`, `update`, `text`, `words`, `kl`, `hc`, `axes` (axis -> points or None), and `vs_sft`, `vs_base`
+    ("win", "tie", "lose", "flipped" where the judge followed the position, "unread", or None where they never met)."""
+
+    problems: Sequence[str]
+    """What is missing or was left out, and where: one sentence each."""
