@@ -153,3 +153,15 @@ def test_kto_gathers_both_sides_of_the_kl_detached() -> None:
     assert seen == [[-8.0, -7.0, -5.5], [-10.0, -6.0, -6.0]]  # the mismatched column and no other
     metrics = plain(objective.metrics(policy.detach(), KTO_REFERENCE, KTO_ROWS))
     assert metrics["kto_kl"] == (pytest.approx(2.75), 1.0)
+
+
+def test_what_an_objective_keeps_goes_to_the_device_of_its_rows() -> None:
+    """A GPU's indices may not index a tensor on the CPU; torch's meta device stands in for the GPU."""
+    policy, rows = POLICY.to("meta"), ROWS.to("meta")
+    kto = KtoObjective(torch.tensor([True, False, False]), 0.1, 1.0, 1.0)
+    kto.metrics(policy, policy, rows)
+    assert kto.desirable.device.type == "meta"
+    averaged = PairObjective(partial(ipo_loss, beta=0.1), 0.1, lengths=torch.ones(3, 2))
+    assert averaged(policy, policy, rows).device.type == "meta"
+    assert averaged.lengths is not None
+    assert averaged.lengths.device.type == "meta"

@@ -68,7 +68,8 @@ class PairObjective:
 
     def __call__(self, policy: Tensor, reference: Tensor, rows: Tensor) -> Tensor:
         if self.lengths is not None:
-            lengths = self.lengths[rows].to(policy)
+            self.lengths = self.lengths.to(rows.device)  # once: rows are where the model is
+            lengths = self.lengths[rows].to(policy.dtype)
             policy, reference = policy / lengths, reference / lengths
         return self.loss(policy[:, 0], policy[:, 1], reference[:, 0], reference[:, 1])
 
@@ -99,15 +100,19 @@ class KtoObjective:
         self.weights = (desirable_weight, undesirable_weight)
         self.gather = gather
 
+    def _desirable(self, rows: Tensor) -> Tensor:
+        self.desirable = self.desirable.to(rows.device)  # once: rows are where the model is
+        return self.desirable[rows]
+
     def _kl(self, policy: Tensor, reference: Tensor) -> Tensor:
         return losses.kto_kl(self.gather(policy[:, 1].detach().contiguous()), self.gather(reference[:, 1].contiguous()))
 
     def __call__(self, policy: Tensor, reference: Tensor, rows: Tensor) -> Tensor:
-        desirable, kl = self.desirable[rows].to(policy.device), self._kl(policy, reference)
+        desirable, kl = self._desirable(rows), self._kl(policy, reference)
         return losses.kto_loss(policy[:, 0], reference[:, 0], desirable, kl, self.beta, *self.weights)
 
     def metrics(self, policy: Tensor, reference: Tensor, rows: Tensor) -> Sums:
-        desirable, kl = self.desirable[rows].to(policy.device), self._kl(policy, reference)
+        desirable, kl = self._desirable(rows), self._kl(policy, reference)
         rewards = self.beta * (policy[:, 0] - reference[:, 0])
         good, bad = desirable.float(), (~desirable).float()
         # Unpaired: accuracy is the share of replies on the right side of the reference point.
