@@ -35,12 +35,12 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+PORT ?= 5000
 ui: setup
-	@echo "The runs: http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning (ready in seconds; Ctrl-C ends it)"
-	MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$(CURDIR)/mlflow.db
+	$(BIN)/tr-align mlflow ui --port $(PORT)
 
 compare: setup
 	$(BIN)/dvc exp show --hide-workspace --drop '.*' --keep '(.*\.(kl|hc)$$|ref_update\..*|Experiment)'
 
 mlflow: setup
-	PYTHONPATH=src $(BIN)/python pipeline/publish.py
+	$(BIN)/tr-align mlflow rebuild --experiments

@@ -7,7 +7,7 @@ prepare_process()
 import json  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from tr_align import scratch  # noqa: E402
+from tr_align import scratch, tracking  # noqa: E402
 from tr_align.config import load_params  # noqa: E402
 from tr_align.progress import run_stage  # noqa: E402
 
@@ -21,7 +21,8 @@ def main() -> None:
 
     pairs, source = for_judge(params)
     judge = load_judge(params.judge, Path("models/judge"))
-    card, rows = calibrate(judge, pairs, params.score.bootstrap, params.seed, source)
+    with tracking.traced_judge("calibration", params):
+        card, rows = calibrate(judge, pairs, params.score.bootstrap, params.seed, source)
     answers, report = Path("judgements/calibration.jsonl"), Path("reports/calibration.json")
     for path in (answers, report):
         path.parent.mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from tr_align import scratch  # noqa: E402
+from tr_align import scratch, tracking  # noqa: E402
 from tr_align.config import load_params  # noqa: E402
 from tr_align.progress import run_stage  # noqa: E402
 
@@ -33,7 +33,9 @@ def main() -> None:
     judge = load_judge(params.judge, Path("models/judge"))
     out = Path(f"judgements/{name}.jsonl")
     out.parent.mkdir(exist_ok=True)
-    scratch.write_rows(out, judge_replies(judge, replies(name), opponents))
+    with tracking.traced_judge(name, params):
+        rows = judge_replies(judge, replies(name), opponents)
+    scratch.write_rows(out, rows)
 
 
 run_stage(main)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tr_align import tracking
-from tr_align.config import METHODS, Params, load_params
+from tr_align.config import AXES, METHODS, Params, load_params
+from tr_align.tracking import Model
+from tr_align.tracking import live as live_module
+from tr_align.tracking import store as stores
+from tr_align.tracking.identity import run_tags
+from tr_align.tracking.tables import reply_table
 
 ROOT = Path(__file__).parents[1]
-Rows = list[dict[str, Any]]
 
 
 def settings(experiment: str = "test", **sections: dict[str, Any]) -> Params:
@@ -29,25 +37,26 @@ def settings(experiment: str = "test", **sections: dict[str, Any]) -> Params:
     return params.model_copy(update=changed)
 
 
-def files(quality: float = 6.0) -> tuple[dict[str, Rows], dict[str, Rows], dict[str, dict[str, Any]]]:
+def files(quality: float = 6.0) -> dict[str, Model]:
     """Training logs, curves and final numbers of two methods, as the stages' files hold them."""
-    names = ("dpo", "tr_dpo_soft")
-    training = {
-        name: [{"step": step, "loss": 1 / step, "margin": 0.5 * step} for step in range(1, 6)] for name in names
+    final = {"kl": 7.5, "hc": quality, "hc_ci": [5, 7], "detail": 5.5, "win_rate_vs_sft": 0.6, "step": 5}
+    final["win_rate_vs_sft_ci"] = [0.5, 0.75]
+    return {
+        name: Model(
+            curve=[
+                {"step": step, "kl": 1.5 * step, "kl_lo": step, "kl_hi": 2 * step}
+                | {"hc": quality, "hc_lo": 5, "hc_hi": 7}
+                for step in (2, 5)
+            ],
+            final=final | ({"win_rate_vs_base": None, "win_rate_vs_base_ci": None} if name == "dpo" else {}),
+            training=[{"step": step, "loss": 1 / step, "margin": 0.5 * step} for step in range(1, 6)],
+        )
+        for name in ("dpo", "tr_dpo_soft")
     }
-    curves = {
-        name: [
-            {"step": step, "kl": 1.5 * step, "kl_lo": step, "kl_hi": 2 * step, "hc": quality, "hc_lo": 5, "hc_hi": 7}
-            for step in (2, 5)
-        ]
-        for name in names
-    }
-    final = {
-        name: {"kl": 7.5, "hc": quality, "hc_ci": [5, 7], "detail": 5.5, "win_rate_vs_sft": 0.6, "step": 5}
-        for name in names
-    }
-    final["dpo"]["win_rate_vs_base"] = None
-    return training, curves, final
+
+
+def publish(params: Params, models: dict[str, Model], artifacts: dict[Path, str] | None = None, **tags: str) -> None:
+    tracking.publish(params, models, artifacts or {}, {"dvc.exp_name": "workspace"} | tags)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +74,7 @@ def store(filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     """An empty store of the test's own; `DVC_ROOT` points there."""
     shutil.copyfile(filled, tmp_path / "mlflow.db")
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    monkeypatch.setattr(tracking, "FLUSH_SECONDS", -1.0)  # every row is sent at once
+    monkeypatch.setattr(live_module, "FLUSH_SECONDS", -1.0)  # every row is sent at once
     return tmp_path
 
 
@@ -94,7 +103,7 @@ def test_names_of_all_methods_differ_and_say_what_was_varied() -> None:
     params = settings()
     names = {tracking.run_name(name, params) for name in METHODS}
     assert len(names) == 9
-    assert tracking.run_name("tr_dpo_soft", params) == "tr_dpo_soft α=0.6/2 β=0.05 s0"
+    assert tracking.run_name("tr_dpo_soft", params) == "tr_dpo_soft α=0.6 τ=2 β=0.05 s0"
     assert tracking.run_name("tr_ipo_hard", params) == "tr_ipo_hard τ=3 β=0.01 s0"
     assert tracking.run_name("kto", params) == "kto β=0.05 s0"
 
@@ -147,36 +156,59 @@ def test_a_key_changes_with_the_seed() -> None:
     assert all(tracking.run_key(name, before) != tracking.run_key(name, after) for name in METHODS)
 
 
+def test_all_methods_are_points_on_the_same_numeric_axes() -> None:
+    """MLflow's parallel coordinates drop runs that have text where most have numbers, and the other way round."""
+    params = settings(align={"steps": 9, "evaluate_at": [1.0]})
+    axes = {}
+    for name in METHODS:
+        values = tracking.settings(name, params)
+        axes[name] = (values["alpha"], values["tau"])
+        assert all(isinstance(values[axis], (int, float)) for axis in ("alpha", "tau", "beta", "seed")), name
+    expected = {"none": (0, 9), "soft": (0.6, 2), "hard": (1, 3)}
+    assert axes == {name: expected[method.update] for name, method in METHODS.items()}
+
+
+def test_sorted_by_the_tag_order_each_base_method_has_its_tr_methods_below_it() -> None:
+    params = settings()
+    ordered = sorted(METHODS, key=lambda name: run_tags(name, params)["order"])
+    assert ordered[:4] == ["dpo", "tr_dpo_soft", "tr_dpo_hard", "ipo"] and ordered[-1] == "tr_kto_hard"
+
+
 # What the files hold reaches an empty store, once
 
 
 def test_publish_fills_an_empty_store_and_a_second_time_adds_nothing(store: Path) -> None:
-    params = settings()
-    training, curves, final = files()
-    table = store / "table.md"
-    table.write_text("numbers")
-    tracking.publish(params, training, curves, final, [table], {"dvc.stage": "report"})
+    params, models = settings(), files()
+    (store / "figures").mkdir()
+    artifacts = {store / "table.md": "", store / "figures" / "plot.svg": "figures"}
+    for path in artifacts:
+        path.write_text("numbers")
+    publish(params, models, artifacts, **{"dvc.stage": "report"})
     first = by_method(runs(params))
     assert set(first) == {"dpo", "tr_dpo_soft"}
     for name, run in first.items():
         assert run.data.tags["restored"] == "yes" and run.data.tags["dvc.stage"] == "report"
+        assert run.data.tags["exp.workspace"] == "yes" and run.data.tags["judge"] == "probe"
         assert run.info.status == "FINISHED"
         assert points(params, run, "kl") == [(2, 3.0), (5, 7.5)]
         assert points(params, run, "hc") == [(2, 6.0), (5, 6.0)]
         assert points(params, run, "loss") == [(step, 1 / step) for step in range(1, 6)]
         assert points(params, run, "win_rate_vs_sft") == [(5, 0.6)]
+        assert points(params, run, "win_rate_vs_sft_lo") == [(5, 0.5)]
+        assert points(params, run, "win_rate_vs_sft_hi") == [(5, 0.75)]
         assert points(params, run, "win_rate_vs_base") == []
         assert run.info.run_name == tracking.run_name(name, params)
-    common = {"loss": "dpo", "beta": "0.05", "seed": "0", "lr": "0.00015"}
-    soft = common | {"method": "tr_dpo_soft", "update": "soft", "alpha": "0.6", "every": "2", "tau": "-"}
-    base = common | {"method": "dpo", "update": "none", "alpha": "-", "every": "-", "tau": "-"}
-    assert soft.items() <= first["tr_dpo_soft"].data.params.items()
-    assert base.items() <= first["dpo"].data.params.items()
+    common = {"loss": "dpo", "beta": "0.05", "seed": "0"}
+    soft = common | {"method": "tr_dpo_soft", "update": "soft", "alpha": "0.6", "tau": "2"}
+    base = common | {"method": "dpo", "update": "none", "alpha": "0", "tau": "9"}
+    for name, expected in (("tr_dpo_soft", soft), ("dpo", base)):
+        assert expected.items() <= first[name].data.params.items()
+        assert (expected | {"dvc.exp_name": "workspace"}).items() <= first[name].data.tags.items()
 
     time.sleep(0.01)
-    tracking.publish(params, training, curves, final, [table], {})
+    publish(params, models, artifacts)
     second = runs(params)
-    assert sum("method" in run.data.params for run in second) == 2
+    assert len(second) == 3  # the comparison is the same as well
     for name, run in by_method(second).items():
         assert run.info.run_id == first[name].info.run_id
         assert run.info.end_time == first[name].info.end_time
@@ -184,50 +216,76 @@ def test_publish_fills_an_empty_store_and_a_second_time_adds_nothing(store: Path
             steps = [step for step, _ in points(params, run, metric)]
             assert len(steps) == len(set(steps)), metric
     # The comparison's files lie beside the store, wherever the process ran.
-    (current,) = [run for run in second if run.info.run_name == "comparison" and run.data.tags["current"] == "yes"]
-    assert (store / "mlartifacts" / current.info.run_id / "artifacts" / "table.md").read_text() == "numbers"
+    (comparison,) = [run for run in second if run.info.run_name == "comparison"]
+    kept = store / "mlartifacts" / comparison.info.run_id / "artifacts"
+    assert (kept / "table.md").read_text() == (kept / "figures" / "plot.svg").read_text() == "numbers"
+
+    (store / "table.md").write_text("other numbers")
+    publish(params, models, artifacts)
+    states = {run.data.tags["current"] for run in runs(params) if run.info.run_name == "comparison"}
+    assert states == {"superseded", "yes"}
 
 
 @pytest.mark.parametrize("what", ["hc", "detail"])
 def test_other_scores_make_a_new_run(store: Path, what: str) -> None:
     """Another judge changes the ratings and not the KL."""
-    params = settings()
-    training, curves, final = files()
-    tracking.publish(params, training, curves, final, [], {})
+    params, models = settings(), files()
+    publish(params, models)
     old = by_method(runs(params))["dpo"]
+    curve, final = [dict(row) for row in models["dpo"].curve], dict(models["dpo"].final)
     if what == "hc":
-        curves["dpo"][0]["hc"] = 6.25
+        curve[0]["hc"] = 6.25
     else:
-        final["dpo"]["detail"] = 4.0
-    tracking.publish(params, training, curves, final, [], {})
+        final["detail"] = 4.0
+    models["dpo"] = Model(curve, final, models["dpo"].training)
+    publish(params, models)
     found = runs(params)
     assert sum("method" in run.data.params for run in found) == 3
     new = by_method(found)["dpo"]
     assert new.info.run_id != old.info.run_id
     (superseded,) = [run for run in found if run.info.run_id == old.info.run_id]
-    assert superseded.data.tags["current"] == "superseded"
+    assert superseded.data.tags["current"] == "superseded" and "exp.workspace" not in superseded.data.tags
     assert points(params, old, "hc") == [(2, 6.0), (5, 6.0)]
     assert points(params, old, "detail") == [(5, 5.5)]
     assert points(params, new, what)[0] == {"hc": (2, 6.25), "detail": (5, 4.0)}[what]
     assert points(params, new, "loss") == [(step, 1 / step) for step in range(1, 6)]
 
 
-def test_other_settings_leave_the_run_as_it_is(store: Path) -> None:
+def test_runs_of_other_settings_stay_and_a_tag_tells_the_experiments_apart(store: Path) -> None:
     before, after = settings(), settings(ref_update={"alpha": 0.8})
-    tracking.publish(before, *files(), [], {})
-    tracking.publish(after, *files(7.0), [], {})
+    publish(before, files())
+    publish(after, files(), **{"dvc.exp_name": "bold-cat"})
+
+    def part(name: str) -> set[tuple[str, str]]:
+        tracker = tracking.Tracker(before.mlflow.experiment)
+        found = tracker.runs(f"tags.`exp.{name}` = 'yes' and tags.current = 'yes' and params.method LIKE '%'")
+        return {(run.data.params["method"], run.data.params["alpha"]) for run in found}
+
+    assert part("workspace") == {("dpo", "0"), ("tr_dpo_soft", "0.6")}
+    assert part("bold-cat") == {("dpo", "0"), ("tr_dpo_soft", "0.8")}  # the base method's run is one of both
     soft = [run for run in runs(before) if run.data.params.get("method") == "tr_dpo_soft"]
-    assert {(run.data.params["alpha"], run.data.tags["current"]) for run in soft} == {("0.6", "yes"), ("0.8", "yes")}
+    assert {(run.data.tags["dvc.exp_name"], run.data.tags["current"]) for run in soft} == {
+        ("workspace", "yes"),
+        ("bold-cat", "yes"),
+    }
+    # `dvc repro` with the other setting: the workspace is another set of runs now, and the first is still there.
+    publish(after, files())
+    assert part("workspace") == part("bold-cat")
+    assert sum("method" in run.data.params for run in runs(before)) == 3
+
+
+def test_a_name_that_mlflow_would_not_take_as_a_tag(store: Path) -> None:
+    publish(settings(), files(), **{"dvc.exp_name": "a@b{c}'`"})
+    assert all(run.data.tags["exp.a_b_c___"] == "yes" for run in runs(settings()))
 
 
 def test_publish_fills_in_what_a_killed_publish_left_out(store: Path) -> None:
-    params = settings()
-    training, curves, final = files()
+    params, models = settings(), files()
     tracker = tracking.Tracker(params.mlflow.experiment)
     run_id = tracker.create(tracking.run_key("dpo", params), "x", tracking.settings("dpo", params), {})
-    tracker.log(run_id, training["dpo"][:2])
-    tracker.log(run_id, curves["dpo"])
-    tracking.publish(params, training, curves, final, [], {})
+    tracker.log(run_id, models["dpo"].training[:2])
+    tracker.log(run_id, models["dpo"].curve)
+    publish(params, models)
     run = by_method(runs(params))["dpo"]
     assert run.info.run_id == run_id and run.info.status == "FINISHED"
     assert [step for step, _ in points(params, run, "loss")] == [1, 2, 3, 4, 5]
@@ -235,12 +293,74 @@ def test_publish_fills_in_what_a_killed_publish_left_out(store: Path) -> None:
     assert points(params, run, "kl") == [(2, 3.0), (5, 7.5)]
 
 
-def test_curves_take_the_methods_rows_and_no_point_of_the_sft_model() -> None:
-    row = {"loss": "dpo", "kl": 1.0, "kl_lo": 0.5, "kl_hi": 2.0, "hc": 6.0, "hc_lo": 5.0, "hc_hi": 7.0, "n_prompts": 9}
-    rows = [row | {"method": name, "step": step} for name, step in (("sft", 0), ("dpo", 2), ("ipo", 2), ("dpo", 4))]
-    made = tracking.curves(rows)
-    assert {name: [point["step"] for point in curve] for name, curve in made.items()} == {"dpo": [2, 4], "ipo": [2]}
-    assert set(made["dpo"][0]) == {"step", "kl", "kl_lo", "kl_hi", "hc", "hc_lo", "hc_hi"}
+def test_a_run_that_another_process_writes_to_is_left_to_it(store: Path) -> None:
+    """Two queued experiments train the same cell: neither goes on in the other's run, nor finishes it."""
+    params = settings()
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        live = tracking.LiveRun("dpo", params, {})
+        started = psutil.Process(other.pid).create_time()
+        owner = f"{socket.gethostname()}:{other.pid}:{started:.0f}"
+        live.tracker.client.set_tag(live.run_id, stores.PROCESS, owner)  # type: ignore[union-attr]
+        live.load.finish()
+        publish(params, files())
+        mine = by_method(runs(params))["dpo"]
+        assert mine.info.run_id != live.run_id and mine.info.status == "FINISHED"
+        (theirs,) = [run for run in runs(params) if run.info.run_id == live.run_id]
+        assert theirs.info.status == "RUNNING" and points(params, theirs, "loss") == []
+        assert stores.is_written_elsewhere(theirs)
+    finally:
+        other.kill()
+        other.wait()
+    assert not stores.is_written_elsewhere(theirs)
+
+
+# The table of replies
+
+
+def test_the_table_of_replies_is_light_and_says_how_each_was_judged() -> None:
+    prompt = [{"role": "system", "content": ""}, {"role": "user", "content": "Why?"}]
+    replies = [
+        {"step": step, "prompt_id": f"p{n}", "prompt": prompt, "reply": f"{n}\n<b>", "tokens": 3, "kl": 0.123}
+        for step in (2, 5)
+        for n in range(60)
+    ]
+    axes = dict.fromkeys(AXES, 6.0)
+    judgements: list[dict[str, Any]] = [
+        {"kind": "rating", "step": 5, "prompt_id": f"p{n}", "axes": axes if n else axes | {"detail": None}}
+        for n in range(60)
+    ]
+    verdicts = {"p0": ("first", "second"), "p1": ("second", "first"), "p2": ("first", "first"), "p3": ("first", None)}
+    judgements += [
+        {"kind": "duel", "against": "sft", "prompt_id": name, "shown": shown, "preference": verdict}
+        for name, pair in verdicts.items()
+        for shown, verdict in zip(("first", "second"), pair, strict=True)
+    ]
+    table = reply_table(replies, judgements)
+    assert table["columns"] == ["prompt", "reply", "vs_sft", "vs_base", "hc", *AXES, "kl", "tokens"]
+    assert len(table["data"]) == 50
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert [row["vs_sft"] for row in rows[:5]] == ["win", "lose", "tie", "missing", ""]
+    assert rows[0]["hc"] is None and rows[0]["detail"] is None and rows[1]["hc"] == 6.0
+    assert rows[1]["prompt"] == "Why?" and rows[1]["reply"] == "1\n<b>" and rows[1]["kl"] == 0.12
+    json.dumps(table, allow_nan=False)
+
+
+def test_replies_are_kept_with_the_run_once_and_anew_when_they_change(store: Path) -> None:
+    params, models = settings(), files()
+
+    def table(reply: str) -> dict[str, Any]:
+        return {"columns": ["prompt", "reply"], "data": [["Why?", reply]]}
+
+    publish(params, models)
+    run = by_method(runs(params))["dpo"]
+    assert "mlflow.loggedArtifacts" not in run.data.tags
+    folder = store / "mlartifacts" / run.info.run_id / "artifacts"
+    for reply in ("So.", "So.", "Because."):
+        publish(params, models | {"dpo": replace(models["dpo"], replies=table(reply))})
+        assert json.loads((folder / "replies.json").read_text()) == table(reply)
+    tags = by_method(runs(params))["dpo"].data.tags
+    assert json.loads(tags["mlflow.loggedArtifacts"]) == [{"path": "replies.json", "type": "table"}]
 
 
 # A training in progress
@@ -262,8 +382,7 @@ def test_a_killed_training_goes_on_in_its_run(store: Path) -> None:
     assert points(params, run, "loss") == [(step, 1.0 / step) for step in range(1, 6)]
 
     # `report` adds the scores to that run.
-    training, curves, final = files()
-    tracking.publish(params, training, curves, final, [], {})
+    publish(params, files())
     model = by_method(runs(params))["dpo"]
     assert model.info.run_id == run.info.run_id
     assert "restored" not in model.data.tags
@@ -277,13 +396,42 @@ def test_a_killed_training_goes_on_in_its_run(store: Path) -> None:
 
 def test_rows_wait_for_the_next_sending(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = settings()
-    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 1e9)
+    monkeypatch.setattr(live_module, "FLUSH_SECONDS", 1e9)
     live = tracking.LiveRun("dpo", params, {})
     live.log({"step": 1, "loss": 1.0})
     (run,) = runs(params)
     assert points(params, run, "loss") == []
     live.finish()
     assert points(params, run, "loss") == [(1, 1.0)]
+
+
+def test_a_training_shorter_than_a_sample_has_the_load_of_the_machine_all_the_same(store: Path) -> None:
+    params = settings()
+    live = tracking.LiveRun("dpo", params, {})
+    live.log({"step": 1, "loss": 1.0})
+    live.finish()
+    (run,) = runs(params)
+    for metric in ("cpu_utilization_percentage", "system_memory_usage_megabytes"):
+        assert len(points(params, run, f"system/{metric}")) == 1
+    # What the machine did is no result: `report` finds the run as it is, and no step is there twice.
+    publish(params, files())
+    assert by_method(runs(params))["dpo"].info.run_id == run.info.run_id
+
+
+def test_a_longer_training_is_sampled_as_it_goes_on_and_goes_on_counting_after_a_kill(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "SAMPLE_SECONDS", 0.3)
+    params = settings()
+    for so_far in (0, 3):
+        live = tracking.LiveRun("dpo", params, {})
+        deadline = time.monotonic() + 20
+        while len(sampled := points(params, runs(params)[0], "system/cpu_utilization_percentage")) < so_far + 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        live.load.finish()  # as a kill would end its thread
+    steps = [step for step, _ in sampled]
+    assert steps == sorted(set(steps))
 
 
 @pytest.mark.parametrize("kind", ["garbage", "folder"])

@@ -1,4 +1,4 @@
-"""The `tr-align` command: a judge of one's own, its calibration, and the scores of public benchmarks."""
+"""The `tr-align` command: reports of several runs, a judge of one's own, public benchmarks, MLflow's store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from tr_align.errors import UserError
 from tr_align.runtime import disable_telemetry
 
-GROUPS = ("judge", "calibrate", "benchmarks")
+GROUPS = ("judge", "calibrate", "report", "benchmarks", "mlflow")
 """Modules of `tr_align.commands`; each adds its commands to the parser and imports what is heavy when they run."""
 
 

@@ -202,6 +202,7 @@ class Score(Strict):
 
 class Mlflow(Strict):
     experiment: str
+    trace_judge: bool = False
 
 
 class Params(Strict):
@@ -283,17 +284,24 @@ def load_params(path: str | Path = "params.yaml") -> Params:
             f"{path}: there is no such file. Start from one in presets/, e.g. cp presets/embedded.yaml {path}"
         )
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a UTF-8 text file: {error}") from error
+    return read_params(text, str(path))
+
+
+def read_params(text: str, name: str) -> Params:
+    """The same from the text of a file that is called `name` in messages, as :func:`load_params`."""
+    try:
+        raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: is not valid YAML: {error}") from error
+        raise UserError(f"{name}: is not valid YAML: {error}") from error
     if not isinstance(raw, dict):
-        raise UserError(f"{path}: has to be a mapping of settings; see presets/embedded.yaml")
+        raise UserError(f"{name}: has to be a mapping of settings; see presets/embedded.yaml")
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise UserError("\n".join(f"{path}: {_explain(item)}" for item in error.errors())) from error
+        raise UserError("\n".join(f"{name}: {_explain(item)}" for item in error.errors())) from error
 
 
 def _explain(error: Any) -> str:
