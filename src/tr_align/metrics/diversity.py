@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -29,7 +30,16 @@ def _tokens(reply: str) -> list[str]:
 
 
 def self_bleu(replies: Sequence[str]) -> float | None:
-    """Mean BLEU of each reply against all others: 0 (nothing shared) to 100 (all the same). Zhu et al. 2018.
+    """Mean of :func:`self_bleu_scores` over the replies that are not empty.
+
+    Returns: None with fewer than two of them.
+    """
+    scores = [score for score in self_bleu_scores(replies) if not math.isnan(score)]
+    return float(np.mean(scores)) if scores else None
+
+
+def self_bleu_scores(replies: Sequence[str]) -> list[float]:
+    """BLEU of each reply against all others: 0 (nothing shared) to 100 (all the same). Zhu et al. 2018.
 
     BLEU-4 on words as sacrebleu's `sentence_score` has it with tokeniser 13a, exponential smoothing and effective
     order (a reply of fewer than four words is compared up to its length). The n-grams are counted once instead of
@@ -37,18 +47,20 @@ def self_bleu(replies: Sequence[str]) -> float | None:
     for the reply that has the largest itself.
 
     Args: `replies` of one model, one a prompt. Empty ones share nothing and differ in nothing: they are left out.
-    Returns: None with fewer than two replies that are not empty.
+    Returns: one score a reply, NaN for empty ones; all NaN with fewer than two replies that are not empty.
     """
-    counts = [extract_all_word_ngrams(" ".join(tokens), 1, ORDER)[0] for tokens in map(_tokens, replies) if tokens]
+    tokens = [_tokens(reply) for reply in replies]
+    filled = [place for place, found in enumerate(tokens) if found]
+    result = [math.nan] * len(replies)
+    if len(filled) < 2:
+        return result
+    counts = [extract_all_word_ngrams(" ".join(tokens[place]), 1, ORDER)[0] for place in filled]
     lengths = [sum(count for ngram, count in ngrams.items() if len(ngram) == 1) for ngrams in counts]
-    if len(counts) < 2:
-        return None
     largest: dict[tuple[str, ...], tuple[int, int, int]] = {}
     for i, ngrams in enumerate(counts):
         for ngram, count in ngrams.items():
             most, owner, second = largest.get(ngram, (0, i, 0))
             largest[ngram] = (count, i, most) if count > most else (most, owner, max(second, count))
-    scores = []
     for i, (ngrams, length) in enumerate(zip(counts, lengths, strict=True)):
         correct, total = [0] * ORDER, [0] * ORDER
         for ngram, count in ngrams.items():
@@ -60,8 +72,8 @@ def self_bleu(replies: Sequence[str]) -> float | None:
             (other for j, other in enumerate(lengths) if j != i), key=lambda other: (abs(other - length), other)
         )
         bleu = BLEU.compute_bleu(correct, total, length, closest, "exp", effective_order=True, max_ngram_order=ORDER)
-        scores.append(bleu.score)
-    return float(np.mean(scores))
+        result[filled[i]] = float(bleu.score)
+    return result
 
 
 def distinct(replies: Sequence[str], n: int) -> float | None:

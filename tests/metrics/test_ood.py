@@ -1,0 +1,128 @@
+"""Log-probabilities of fixed texts: against a plain forward pass of the random two-layer model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tr_align import models
+from tr_align.align.batches import Example
+from tr_align.data.schema import Message, Pair
+from tr_align.generation import encode_prompt
+from tr_align.metrics.ood import KINDS, fixed_texts, likelihoods
+
+
+def pair(question: str, chosen: str, rejected: str) -> Pair:
+    return Pair(prompt=[Message(role="user", content=question)], chosen=chosen, rejected=rejected)
+
+
+PAIRS = [
+    pair("Why is the sky blue?", "Because of scattering.", "No idea"),
+    pair("Hi", "Hello, how can I help?", ""),
+    pair("Name a prime number, please, one that is even", "2", "There are many primes and all of them are odd"),
+]
+
+
+def sampled(*finished: bool) -> dict[str, dict[str, Any]]:
+    return {
+        each.prompt_id: {"reply": f"sampled reply {place}", "finished": ended, "prompt_id": each.prompt_id}
+        for place, (each, ended) in enumerate(zip(PAIRS, finished, strict=True))
+    }
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return models.load_tokenizer(models.RANDOM)
+
+
+@pytest.fixture
+def model() -> Any:
+    return models.load_model(models.RANDOM).eval()
+
+
+def tokens(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@torch.no_grad()
+def plainly(model: Any, prompt: tuple[int, ...], reply: tuple[int, ...]) -> float:
+    """One forward pass over prompt and reply; the position before a token predicts it."""
+    logits = model(input_ids=torch.tensor([prompt + reply])).logits[0].float()
+    predicted = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+    return float(predicted[torch.arange(len(reply)), torch.tensor(reply)].sum())
+
+
+def test_the_kinds_in_order_and_the_end_of_each_reply(tokenizer: Any) -> None:
+    """Chosen, rejected and mismatched replies end; of the samples those that ended by themselves."""
+    end = (tokenizer.eos_token_id,)
+    examples = fixed_texts(tokenizer, PAIRS, sampled(True, False, True))
+    assert KINDS == ("chosen", "rejected", "sft", "mismatched")
+    assert [example.prompt for example in examples] == [tuple(encode_prompt(tokenizer, p.prompt)) for p in PAIRS]
+    for place, (example, each) in enumerate(zip(examples, PAIRS, strict=True)):
+        following = PAIRS[(place + 1) % 3]  # the last prompt's is the first one's
+        assert example.replies == (
+            tokens(tokenizer, each.chosen) + end,
+            tokens(tokenizer, each.rejected) + end,
+            tokens(tokenizer, f"sampled reply {place}") + (() if place == 1 else end),
+            tokens(tokenizer, following.chosen) + end,
+        )
+
+
+def test_an_empty_reply_is_its_end(tokenizer: Any) -> None:
+    """Also one that was cut off before its first token: there is nothing else to score."""
+    found = sampled(True, False, True)
+    found[PAIRS[1].prompt_id]["reply"] = ""
+    examples = fixed_texts(tokenizer, PAIRS, found)
+    assert examples[1].replies[1:3] == ((tokenizer.eos_token_id,), (tokenizer.eos_token_id,))
+
+
+def test_two_prompts_mismatch_each_other_and_one_cannot(tokenizer: Any) -> None:
+    examples = fixed_texts(tokenizer, PAIRS[:2], sampled(True, True, True))
+    assert [example.replies[3] for example in examples] == [examples[1].replies[0], examples[0].replies[0]]
+    for few in (PAIRS[:1], []):
+        with pytest.raises(ValueError, match=r"^two prompts at least are needed"):
+            fixed_texts(tokenizer, few, sampled(True, True, True))
+
+
+def test_a_prompt_without_a_sample(tokenizer: Any) -> None:
+    found = sampled(True, True, True)
+    del found[PAIRS[2].prompt_id]
+    with pytest.raises(KeyError, match=PAIRS[2].prompt_id):
+        fixed_texts(tokenizer, PAIRS, found)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 150, 10_000], ids=["one at a time", "some", "all at once"])
+def test_log_probabilities_are_those_of_a_plain_forward_pass(tokenizer: Any, model: Any, max_tokens: int) -> None:
+    examples = fixed_texts(tokenizer, PAIRS, sampled(True, False, True))
+    expected = [plainly(model, example.prompt, reply) for example in examples for reply in example.replies]
+    assert all(value < -1 for value in expected)
+    ids = ["z", "a", "m"]  # rows come in the order of the examples, not of the names
+    rows = likelihoods(model, examples, ids, 7, max_tokens, "a test")
+    assert [(row["step"], row["prompt_id"], row["kind"]) for row in rows] == [
+        (7, name, kind) for name in ids for kind in KINDS
+    ]
+    assert [row["tokens"] for row in rows] == [len(reply) for example in examples for reply in example.replies]
+    # Rows are rounded to four decimals.
+    assert [row["logp"] for row in rows] == pytest.approx(expected, rel=1e-5, abs=6e-5)
+    assert all(set(row) == {"step", "prompt_id", "kind", "logp", "tokens"} for row in rows)
+    assert all(round(row["logp"], 4) == row["logp"] for row in rows)
+
+
+def test_nothing_is_trained(model: Any) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    likelihoods(model, [Example((5, 6), ((7,), (8, 9), (10,), (11,)))], ["p"], 0, 100, "a test")
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_another_policy_has_other_log_probabilities(tokenizer: Any, model: Any) -> None:
+    examples = fixed_texts(tokenizer, PAIRS, sampled(True, True, True))
+    before = likelihoods(model, examples, ["a", "b", "c"], 0, 500, "before")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.5)
+    after = likelihoods(model, examples, ["a", "b", "c"], 1, 500, "after")
+    assert all(a["logp"] != b["logp"] for a, b in zip(before, after, strict=True))
+    assert after[5]["logp"] == pytest.approx(plainly(model, examples[1].prompt, examples[1].replies[1]), rel=1e-5)
