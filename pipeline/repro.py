@@ -38,7 +38,7 @@ def main() -> int:
     environment = os.environ | {progress.PLAN: json.dumps(planned())}
     status = subprocess.call(["dvc", "repro", *sys.argv[1:]], env=environment)
     if status == 0:
-        print("Figure: reports/kl_vs_hc.png   Page: reports/index.html   Table: reports/table.md   MLflow: make ui")
+        print("Page: reports/index.html   Figures: reports/figures   Table: reports/table.md   MLflow: make ui")
     return status
 
 

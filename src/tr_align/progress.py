@@ -22,10 +22,12 @@ EXPECTED = {
     "judge_fit": 85,
     "calibrate": 25,
     "generate_sft": 27,
+    "ood_sft": 15,
     "judge_sft": 8,
     "score_sft": 1,
     "align": 52,
     "generate": 42,
+    "ood": 18,
     "judge": 13,
     "score": 1,
     "report": 6,
@@ -63,6 +65,11 @@ def heading(stage: str) -> str:
     pace = sum(done.values()) / expected if expected else 1.0
     minutes = pace * sum(_expected(other) for other in left) / 60
     return f"── [{len(planned) - len(left) + 1} of {len(planned)}] {stage}, about {max(1, round(minutes))} min left"
+
+
+def durations() -> dict[str, float]:
+    """Seconds of each stage when it last ran on this machine."""
+    return _durations(_history_file())
 
 
 def start_session() -> None:

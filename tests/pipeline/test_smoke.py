@@ -19,6 +19,7 @@ from tr_align.config import AXES
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+FIGURES = ("kl_vs_hc", "frontier", "kl_vs_axes", "win_tie_lose", "diversity", "length", "training", "ood")
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +66,13 @@ def test_a_killed_repro_continues_where_it_was(repository: tuple[Path, str]) -> 
         assert f"Stage '{stage}' didn't change, skipping" in printed
 
 
-def test_metrics_have_every_method_and_number(repository: tuple[Path, str]) -> None:
+def scores(folder: Path) -> dict[str, Any]:
+    return {name: read(folder / "reports" / "score" / f"{name}.json")["final"] for name in ("dpo", "tr_dpo_soft")}
+
+
+def test_scores_have_every_method_and_number(repository: tuple[Path, str]) -> None:
     folder, _ = repository
-    metrics = read(folder / "reports" / "metrics.json")
-    assert set(metrics) == {"dpo", "tr_dpo_soft"}
+    metrics = scores(folder)
     for numbers in metrics.values():
         for name in ("kl", "hc", "win_rate_vs_sft", *AXES):
             low, high = numbers[f"{name}_ci"]
@@ -96,16 +100,8 @@ def test_curves_start_at_the_sft_model_and_the_reference_moved_when_it_should(re
 
 def test_everything_a_reader_opens_is_there(repository: tuple[Path, str]) -> None:
     folder, printed = repository
-    for name in (
-        "kl_vs_hc.png",
-        "kl_vs_hc.svg",
-        "win_rates.png",
-        "table.md",
-        "index.html",
-        "claims.json",
-        "judge.json",
-        "calibration.json",
-    ):
+    figures = [f"figures/{name}.{kind}" for name in FIGURES for kind in ("png", "svg", "csv")]
+    for name in (*figures, "table.md", "table.tex", "index.html", "claims.json", "judge.json", "calibration.json"):
         assert (folder / "reports" / name).stat().st_size > 100, name
     assert "TR-DPO soft" in printed and "reports/index.html" in printed
 
@@ -122,15 +118,15 @@ def test_mlflow_has_one_run_a_model_with_kl_and_hc_at_the_same_steps(repository:
     assert sorted(run.data.params["method"] for run in models.values()) == ["dpo", "tr_dpo_soft"]
     assert "comparison" in runs
     for run in models.values():
-        assert {"loss", "update", "alpha", "tau", "every", "beta", "seed", "lr"} <= set(run.data.params)
+        assert {"loss", "update", "alpha", "tau", "beta", "seed", "lr"} <= set(run.data.params)
         steps = [
             [point.step for point in client.get_metric_history(run.info.run_id, metric)] for metric in ("kl", "hc")
         ]
-        assert steps[0] == steps[1] == [2, 4]
+        assert steps[0] == steps[1] == [0, 2, 4]
         losses = client.get_metric_history(run.info.run_id, "loss")
         assert sorted(point.step for point in losses) == [1, 2, 3, 4]
     artifacts = {item.path for item in client.list_artifacts(runs["comparison"].info.run_id)}
-    assert {"kl_vs_hc.png", "table.md"} <= artifacts
+    assert {"figures", "table.md"} <= artifacts
 
 
 def test_nothing_to_do_runs_nothing_and_dvc_shows_the_results(
@@ -178,12 +174,11 @@ def test_an_endpoint_judges_the_whole_run_and_a_repeat_asks_nothing(
         most = sum(int(number.replace(",", "")) for number in forecast.groups())
         asked = len(stub.chats)
         assert 100 < asked <= most + 5  # a trial of what the endpoint can do
-        metrics = read(folder / "reports" / "metrics.json")
         card = read(folder / "reports" / "calibration.json")
         # The stub answers every question alike: no rating tells a good reply from a bad one, and the figure says so.
         assert card["verdict_rating"] == "no better than chance"
-        assert "Warning: this judge" in (folder / "reports" / "kl_vs_hc.svg").read_text(encoding="utf-8")
-        assert metrics["dpo"]["judge_bias"]["sft"]["first_shown"] in (0.0, 1.0)
+        assert "Warning: this judge" in (folder / "reports" / "figures" / "kl_vs_hc.svg").read_text(encoding="utf-8")
+        assert scores(folder)["dpo"]["judge_bias"]["sft"]["first_shown"] in (0.0, 1.0)
         rows = [json.loads(line) for line in (folder / "judgements" / "dpo.jsonl").read_text().splitlines()]
         assert all(answer["usd"] > 0 for row in rows for answer in row["raw"]["answers"])
 
@@ -193,6 +188,32 @@ def test_an_endpoint_judges_the_whole_run_and_a_repeat_asks_nothing(
         again = subprocess.run(command, cwd=folder, env=local, capture_output=True, text=True)
         assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
         assert "Running stage 'judge@dpo'" in again.stdout and len(stub.chats) == asked
+
+
+def test_two_seeds_make_one_report(repository: tuple[Path, str], environment: dict[str, str], tmp_path: Path) -> None:
+    """`dvc exp run -S seed=1`, then `tr-align report`: every number over both seeds, the failed method named."""
+    folder = tmp_path / "repository"
+    shutil.copytree(repository[0], folder, symlinks=True)
+
+    def run(*command: str) -> str:
+        local = environment | {"PYTHONPATH": "src"}
+        done = subprocess.run(command, cwd=folder, env=local, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
+
+    run("git", "add", "-A")
+    run("git", "-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "-qm", "seed 0")
+    run("dvc", "exp", "run", "-n", "seed-one", "-S", "seed=1")
+    run("git", "checkout", "-q", "--", ".")  # the workspace is seed 0 again
+    run("dvc", "checkout", "-q")
+    (folder / "likelihoods" / "tr_dpo_soft.jsonl").unlink()  # as if its stage had failed
+    printed = run("tr-align", "report", "--experiments")
+    claims = read(folder / "reports" / "joined" / "claims.json")
+    assert {tuple(claim["seeds"]) for claim in claims} == {(0, 1)}
+    assert "2 seeds" in printed
+    assert "likelihoods/tr_dpo_soft.jsonl is missing" in printed
+    page = (folder / "reports" / "joined" / "index.html").read_text(encoding="utf-8")
+    assert "likelihoods/tr_dpo_soft.jsonl is missing" in page
 
 
 def test_a_bad_setting_stops_before_anything_runs(repository: tuple[Path, str], environment: dict[str, str]) -> None:

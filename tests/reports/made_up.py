@@ -151,9 +151,9 @@ def training() -> list[dict[str, Any]]:
         interval = {"none": 99, "soft": EVERY, "hard": TAU}[spec.update]
         for seed in (0, 1):
             for step in range(1, STEPS[-1] + 1):
-                log = {"loss": start * (1 - 0.04 * speed * step) + 0.01 * seed, "margin": 0.05 * speed * step}
+                log = {"loss_value": start * (1 - 0.04 * speed * step) + 0.01 * seed, "margin": 0.05 * speed * step}
                 log |= {"logps_chosen": -80.0 - step, "logps_rejected": -90.0 - 3 * step, "grad_norm": 4.0}
-                log |= {"ref_from_sft": 0.12 * speed * (step - 1) // interval if moves else 0.0}
+                log |= {"ref_from_sft": 0.12 * speed * ((step - 1) // interval) if moves else 0.0}
                 log |= {"policy_from_ref": speed * 0.1 * ((step - 1) % interval + 1), "accuracy": 0.7}
                 rows.append(cell(method) | {"beta": BETAS[spec.loss][1], "seed": seed, "step": step} | log)
     return rows

@@ -1,24 +1,18 @@
-"""A judge's card in words: the warning, the terminal's lines, the page's section, and the figures that carry it."""
+"""A judge's card in words: the warning, the terminal's lines, and the page's section."""
 
 from __future__ import annotations
 
-import json
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
-import vl_convert
 
-from tr_align.config import AXES, load_params
-from tr_align.reports import build, figures
+from tr_align.config import AXES
 from tr_align.reports.card import section, text, warning
-from tr_align.reports.page import page
-from tr_align.reports.theme import VEGA_LITE
+from tr_align.reports.page import build_page
 
+from .made_up import context, report
 from .test_page import ATTACK, outline
 
-ROOT = Path(__file__).parents[2]
 WARNING = "Warning: this judge agrees with the labels no better than chance (54.0 % [45.2, 63.1], n = 100)."
 
 
@@ -188,72 +182,23 @@ def test_everything_is_escaped(card: dict[str, Any]) -> None:
     assert found.words.count(ATTACK) >= 5
 
 
-@pytest.fixture
-def parts(
-    metrics: dict[str, Any], curve: list[dict[str, Any]], context: dict[str, Any], training: dict[str, Any]
-) -> dict[str, Any]:
-    return {"metrics": metrics, "curve": curve, "context": context, "samples": [], "training": training}
+def test_the_page_has_the_card_after_the_judge(weak: dict[str, Any]) -> None:
+    assert "Its card" not in build_page(report(), [])
+    whole = build_page(report(context=context() | {"calibration": weak, "judge_warning": WARNING}), [])
+    parts = ("How far the judge can be trusted", "Weak on harmlessness", "Its card", "Replies side by side</h2>")
+    where = [whole.index(words) for words in parts]
+    assert where == sorted(where)
+    # beside the verdict, which rests on this judge, and in the section
+    assert outline(whole).words.count(WARNING) == 2
+    assert whole.index(WARNING) < whole.index('class="answers"')
 
 
-def test_the_page_has_the_card_after_the_judge(parts: dict[str, Any], weak: dict[str, Any]) -> None:
-    assert "Its card" not in page(**parts)
-    parts["context"] |= {"calibration": weak, "judge_warning": WARNING}
-    html = page(**parts)
-    where = [html.index(words) for words in ("How far the judge can be trusted", "Weak on harmlessness", "Its card")]
-    assert where == sorted(where) and where[-1] < html.index("<h2>Training</h2>")
-    # In the section, and in each figure's wide and narrow drawing.
-    assert outline(html).words.count(WARNING) == 1
-    specs = re.search(r"const SPECS = (.*?);\n", html)
-    assert specs is not None and specs[1].count("Warning: this judge") == 4
-
-
-def test_a_judge_with_a_card_was_measured(parts: dict[str, Any], card: dict[str, Any]) -> None:
-    parts["context"] |= {"judge_accuracy": None, "calibration": card, "judge_warning": None}
-    words = outline(page(**parts)).words
-    assert "How far the judge can be trusted" in words and "Its card" in words
-    assert "was not measured" not in words
-
-
-# The figures
-
-
-def test_both_figures_carry_the_warning(
-    metrics: dict[str, Any], curve: list[dict[str, Any]], context: dict[str, Any], tmp_path: Path
-) -> None:
-    for stacked in (False, True):
-        plain = figures.kl_vs_hc(curve, context, stacked), figures.win_rates(metrics, context, stacked)
-        warned_context = context | {"judge_warning": WARNING}
-        warned = figures.kl_vs_hc(curve, warned_context, stacked), figures.win_rates(metrics, warned_context, stacked)
-        for before, after in zip(plain, warned, strict=True):
-            drawings = [vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE) for spec in (before, after)]
-            words = [re.findall(r">([^<>]+)</(?:text|tspan)>", drawing) for drawing in drawings]
-            added = [line for line in words[1] if line not in words[0]]
-            assert " ".join(added) == WARNING
-            assert len(added) == (3 if stacked else 1)
-            # All else is drawn as before, legend and title included.
-            assert sorted(set(words[1]) - set(added)) == sorted(set(words[0]))
-            # Nothing is drawn beside the picture.
-            assert after["title"] == before["title"]
-            assert len(re.findall(r'fill="#d55e00"[^>]*>(?:<tspan[^>]*>)?Warning', drawings[1])) == 1
-
-
-def test_without_a_warning_a_figure_is_as_ever(curve: list[dict[str, Any]], context: dict[str, Any]) -> None:
-    assert figures.kl_vs_hc(curve, context | {"judge_warning": None}) == figures.kl_vs_hc(curve, context)
-    assert "facet" in figures.kl_vs_hc(curve, context)
-
-
-# From the stage's file
-
-
-@pytest.mark.parametrize("kind", ["absent", "better", "weak"])
-def test_the_context_has_the_card(tmp_path: Path, kind: str, card: dict[str, Any], weak: dict[str, Any]) -> None:
-    (tmp_path / "judge.json").write_text("{}")
-    stored = {"absent": None, "better": card, "weak": weak}[kind]
-    if stored:
-        (tmp_path / "calibration.json").write_text(json.dumps(stored))
-    context = build._context(load_params(ROOT / "params.yaml"), tmp_path)
-    assert context["calibration"] == stored
-    assert context["judge_warning"] == (WARNING if kind == "weak" else None)
+def test_a_judge_with_a_card_was_measured(card: dict[str, Any]) -> None:
+    found = outline(build_page(report(context=context() | {"judge_accuracy": None, "calibration": card}), [])).words
+    assert "How far the judge can be trusted" in found and "Its card" in found
+    assert "was not measured" not in found
+    found = outline(build_page(report(context=context() | {"judge_accuracy": None}), [])).words
+    assert "(the embedded probe) was not measured" in found
 
 
 def test_the_card_covers_the_axes(card: dict[str, Any]) -> None:

@@ -1,184 +1,346 @@
-"""The claims from made-up answers: differences by hand, Holm over several of them, and answers that are missing."""
+"""The claims from made-up runs: effects by hand, Holm within a kind, the paper's numbers, and the opening sentences."""
 
 from __future__ import annotations
 
-import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from tr_align.config import AXES, METHODS, Params, load_params
-from tr_align.errors import UserError
-from tr_align.metrics.matched_kl import difference_at_matched_kl, resampled_differences
-from tr_align.reports import claims as module
-from tr_align.reports.claims import answers_of, claims
-from tr_align.stats import interval
+from tr_align.config import METHODS
+from tr_align.metrics.seeds import Estimate
+from tr_align.reports.claims import KINDS, UNITS, claims, count, verdict
+from tr_align.reports.compare import Comparison, comparisons
+from tr_align.reports.study import Study, study
 
-PROMPTS = [f"p{i}" for i in range(40)]
-Answers = dict[str, dict[tuple[int, str], tuple[float, float]]]
+from .run_folder import HALF_WIDTH, LOSE, LUCK, RESAMPLES, WIN, Made, hc, kl, made_run, one, seeds
 
-
-@pytest.fixture
-def params() -> Params:
-    """All nine methods and 400 resamples."""
-    loaded = load_params(Path(__file__).parents[2] / "presets" / "smoke.yaml")
-    score = loaded.score.model_copy(update={"bootstrap": 400})
-    return loaded.model_copy(update={"methods": dict(METHODS), "score": score})
+P = 2 / (1 + RESAMPLES)
+"""Where no resample reaches zero."""
+THREE = ("dpo", "tr_dpo_soft", "tr_dpo_hard")
+TRUST_REGION = [name for name in METHODS if name.startswith("tr_")]
+Row = dict[str, Any]
 
 
-def made_up(gains: dict[str, float], noise: float = 1.0) -> Answers:
-    """Every method goes from SFT, at HC 5, to KL 4, where its HC is 6 and its gain, with noise of its own a prompt."""
-    generator = np.random.default_rng(0)
-    answers: Answers = {"sft": {(0, prompt): (0.0, 5.0) for prompt in PROMPTS}}
-    for name in METHODS:
-        own = generator.normal(size=len(PROMPTS))
-        own = (
-            noise * (own - own.mean()) / own.std()
-        )  # exactly this noise, so that the differences are exactly the gains
-        hc = 6.0 + gains.get(name, 0.0) + own
-        answers[name] = {(8, prompt): (4.0, float(value)) for prompt, value in zip(PROMPTS, hc, strict=True)}
-        answers[name] |= {(4, prompt): (2.0, 5.5) for prompt in PROMPTS[:-1]}
-    return answers
+def prepared(root: Path, *mades: Made) -> tuple[Study, list[Comparison], Any]:
+    sorted_runs = study([made_run(root, f"run {place}", made) for place, made in enumerate(mades)])
+    return sorted_runs, *comparisons(sorted_runs, RESAMPLES, 0)
 
 
-def by_method(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return dict(zip([name for name in METHODS if METHODS[name].base != "sft"], rows, strict=True))
+def rows_of(root: Path, *mades: Made) -> list[Row]:
+    return claims(*prepared(root, *mades))
 
 
-def test_one_row_a_trust_region_method_in_order(params: Params) -> None:
-    rows = claims(params, made_up({}))
-    assert [row["claim"].partition(" keeps")[0] for row in rows] == [
-        "TR-DPO soft",
-        "TR-DPO hard",
-        "TR-IPO soft",
-        "TR-IPO hard",
-        "TR-KTO soft",
-        "TR-KTO hard",
+def test_a_row_a_kind_and_trust_region_method_in_order(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, Made(methods=tuple(METHODS)))
+    assert [row["id"] for row in rows] == [f"{kind}/{method}" for kind in KINDS for method in sorted(
+        TRUST_REGION, key=list(METHODS).index)]  # fmt: skip
+    assert [row["claim"] for row in rows if row["method"] == "tr_ipo_hard"] == [
+        "TR-IPO hard keeps more quality than IPO at the same KL",
+        "TR-IPO hard's curve of quality against KL lies above IPO's",
+        "TR-IPO hard beats IPO in duels",
+        "TR-IPO hard moves further from the SFT model than IPO",
+        "TR-IPO hard loses less quality after its peak than IPO",
     ]
-    assert {row["n_prompts"] for row in rows} == {39}  # one was not answered half-way
-    keys = ["claim", "verdict", "evidence", "difference", "ci", "p", "kl", "n_prompts"]
-    keys += ["probability_of_improvement", "probability_of_improvement_ci", "p_holm"]
-    assert {tuple(row) for row in rows} == {tuple(keys)}
+    always = {"id", "kind", "cell", "name", "method", "loss", "update", "alpha", "every", "tau", "base", "claim"}
+    always |= {
+        "verdict",
+        "effect",
+        "unit",
+        "ci",
+        "p",
+        "p_holm",
+        "n_prompts",
+        "seeds",
+        "beta",
+        "kl",
+        "evidence",
+        "paper",
+    }
+    improvement = {"probability_of_improvement", "probability_of_improvement_ci"}
+    assert {frozenset(row) for row in rows if row["kind"] != "matched_kl"} == {frozenset(always)}
+    assert {frozenset(row) for row in rows if row["kind"] == "matched_kl"} == {frozenset(always | improvement)}
+    assert {row["unit"] for row in rows} == set(UNITS.values())
 
 
-def test_verdicts_after_holm(params: Params) -> None:
-    """A difference has the noise sqrt(2 / 40) = 0.22: gains of 2 and -2 are 9 of it, 0.5 is 2.2, and the rest none.
-
-    p is 2 / 401 for the two, which Holm multiplies by 6 and 5 (the two being equal, by 6 both): 0.03. The third has
-    some 2 or 3 %, under 5 % by itself and not after Holm's 4.
-    """
-    rows = by_method(claims(params, made_up({"tr_dpo_soft": 2.0, "tr_kto_hard": -2.0, "tr_ipo_hard": 0.5})))
-    up, down, middle = rows["tr_dpo_soft"], rows["tr_kto_hard"], rows["tr_ipo_hard"]
-    assert (up["verdict"], down["verdict"], middle["verdict"]) == ("supported", "contradicted", "not supported")
-    for row in (up, down):
-        assert row["p"] == pytest.approx(2 / 401)
-        assert row["p_holm"] == pytest.approx(12 / 401)
-        assert row["evidence"].endswith("; Holm-corrected p = 0.03")
-    assert middle["ci"][0] > 0
-    assert 2 / 401 < middle["p"] < 0.05
-    assert middle["p_holm"] == pytest.approx(4 * middle["p"])
-    assert middle["p_holm"] > 0.05
-    others = [row for row in rows.values() if row not in (up, down, middle)]
-    assert {row["verdict"] for row in others} == {"not supported"}
-    assert all(row["ci"][0] < 0 < row["ci"][1] for row in others)
+def by_id(rows: list[Row]) -> dict[str, Row]:
+    return {row["id"]: row for row in rows}
 
 
-def test_alone_the_same_claim_is_supported(params: Params) -> None:
-    few = params.model_copy(update={"methods": {name: METHODS[name] for name in ("ipo", "tr_ipo_hard")}})
-    (row,) = claims(few, made_up({"tr_ipo_hard": 0.5}))
-    assert row["verdict"] == "supported"
-    assert row["p_holm"] == row["p"] < 0.05
+def test_every_kind_by_hand(tmp_path: Path) -> None:
+    """As worked out in test_compare.py. Two cells a kind: Holm doubles the smaller p; of two equal ones both."""
+    made = Made(methods=THREE, duel=lambda method, against, prompt: LOSE if method == "tr_dpo_hard" else WIN)
+    rows = by_id(rows_of(tmp_path, made))
+    expected = {
+        "matched_kl/tr_dpo_soft": (1.0, "HC points", "supported", 2 * P),
+        "matched_kl/tr_dpo_hard": (0.6, "HC points", "supported", 2 * P),
+        "area/tr_dpo_soft": (1.0, "HC points × nats", "supported", 2 * P),
+        "area/tr_dpo_hard": (0.2, "HC points × nats", "supported", 2 * P),
+        "duel/tr_dpo_soft": (100.0, "percentage points", "supported", 2 * P),
+        "duel/tr_dpo_hard": (-100.0, "percentage points", "contradicted", 2 * P),
+        "reach/tr_dpo_soft": (4.0, "nats", "supported", 2 * P),
+        "reach/tr_dpo_hard": (6.0, "nats", "supported", 2 * P),
+        "fall/tr_dpo_soft": (0.0, "HC points", "inconclusive", 1.0),
+        "fall/tr_dpo_hard": (-3.0, "HC points", "contradicted", 2 * P),
+    }
+    assert list(rows) == list(expected)
+    for name, (effect, unit, verdict_, p_holm) in expected.items():
+        row = rows[name]
+        assert (row["effect"], row["ci"]) == (pytest.approx(effect), pytest.approx([effect, effect])), name
+        assert (row["unit"], row["verdict"]) == (unit, verdict_), name
+        assert row["p_holm"] == pytest.approx(p_holm), name
+        assert (row["seeds"], row["beta"], row["base"]) == ([0], 0.05, "DPO"), name
+        assert row["n_prompts"] == (6 if row["kind"] in ("duel", "reach") else 4), name
+        assert row["kl"] == (4.0 if row["kind"] == "matched_kl" else None), name
+    assert rows["fall/tr_dpo_soft"]["p"] == 1.0
+    assert rows["reach/tr_dpo_hard"]["p"] == pytest.approx(P)
+    assert rows["matched_kl/tr_dpo_soft"]["probability_of_improvement"] == 1.0
+    assert rows["matched_kl/tr_dpo_soft"]["probability_of_improvement_ci"] == pytest.approx([0.025 ** (1 / 6), 1.0])
+    # Hard ends at 4, the base at 6.
+    assert rows["matched_kl/tr_dpo_hard"]["probability_of_improvement"] == 0.0
+    columns = ("cell", "name", "method", "loss", "update", "alpha", "every", "tau")
+    assert [rows["duel/tr_dpo_hard"][key] for key in columns] == [
+        "tr_dpo_hard", "TR-DPO hard", "tr_dpo_hard", "dpo", "hard", None, None, 2
+    ]  # fmt: skip
 
 
-def test_an_interval_that_touches_zero_supports_nothing(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The verdict needs both: the interval, and p after Holm."""
-    few = params.model_copy(update={"methods": {name: METHODS[name] for name in ("ipo", "tr_ipo_hard")}})
-    for ci, verdict in (([0.0, 2.0], "not supported"), ([-2.0, 0.0], "not supported"), ([-3.0, -1.0], "contradicted")):
-        monkeypatch.setattr(
-            module,
-            "difference_at_matched_kl",
-            lambda *args, ci=ci: (1.0, ci, 4.0, difference_at_matched_kl(*args)[3]),
-        )
-        (row,) = claims(few, made_up({"tr_ipo_hard": 2.0}))
-        assert (row["verdict"], row["p"]) == (verdict, pytest.approx(2 / 401))
+def test_the_evidence_in_words(tmp_path: Path) -> None:
+    sorted_runs, (found, *_), _ = prepared(tmp_path, Made())
+    sure = Estimate(0.42, [0.11, 0.73], 0.0123)
+    share = Estimate(0.125, [-0.05, 0.3], 0.2)
+    difference = replace(found.difference, at=[Estimate(9.0, [8.0, 10.0], 0.5), sure], area=sure)
+    changed = replace(found, difference=difference, duel=share, reach=sure, fall=sure, reach_prompts=7, duel_prompts=5)
+    rows = {row["kind"]: row for row in claims(sorted_runs, [changed], {})}
+    assert {kind: row["evidence"] for kind, row in rows.items()} == {
+        "matched_kl": "HC differs by +0.42 [+0.11, +0.73] at 4.0 nats, the largest KL both reached (4 prompts, "
+        "1 seed); Holm-corrected p = 0.012",
+        "area": "area between the curves from 0 to 4.0 nats +0.42 [+0.11, +0.73] (4 prompts, 1 seed); "
+        "Holm-corrected p = 0.012",
+        "duel": "wins minus losses +12 [-5, +30] percentage points (5 prompts, 1 seed); Holm-corrected p = 0.2",
+        "reach": "the trained models' KL differs by +0.42 [+0.11, +0.73] nats (7 prompts, 1 seed); "
+        "Holm-corrected p = 0.012",
+        "fall": "the base loses +0.42 [+0.11, +0.73] HC points more from its peak to its largest KL (4 prompts, "
+        "1 seed); Holm-corrected p = 0.012",
+    }
+    assert (rows["duel"]["effect"], rows["duel"]["ci"], rows["duel"]["p"]) == (12.5, [-5.0, 30.0], 0.2)
+    assert (rows["duel"]["n_prompts"], rows["reach"]["n_prompts"], rows["area"]["n_prompts"]) == (5, 7, 4)
 
 
-def test_p_is_of_the_resamples_behind_the_interval(params: Params) -> None:
-    answers = made_up({"tr_ipo_hard": 0.3})
-    (row,) = [row for row in claims(params, answers) if "TR-IPO hard" in row["claim"]]
-    curves = [module._curve(answers["sft"], answers[name], sorted(PROMPTS[:-1])) for name in ("tr_ipo_hard", "ipo")]
-    draws = resampled_differences(curves[0], curves[1], 400, params.seed)
-    assert row["ci"] == pytest.approx(interval(draws, len(PROMPTS) - 1))
-    assert row["ci"] == difference_at_matched_kl(curves[0], curves[1], 400, params.seed)[1]
-    assert row["p"] == pytest.approx(2 * (1 + (draws <= 0).sum()) / 401)
+@pytest.mark.parametrize(
+    ("ci", "p", "expected"),
+    [
+        ([1.0, 3.0], 0.01, "supported"),
+        ([-3.0, -1.0], 0.01, "contradicted"),
+        ([0.0, 2.0], 0.01, "inconclusive"),
+        ([-2.0, 0.0], 0.01, "inconclusive"),
+        ([-1.0, 3.0], 0.01, "inconclusive"),
+        ([1.0, 3.0], 0.06, "inconclusive"),
+        ([1.0, 3.0], 0.05, "inconclusive"),
+        ([1.0, 3.0], 0.0499, "supported"),
+        ([-3.0, -1.0], 0.06, "inconclusive"),
+    ],
+)
+def test_a_verdict_needs_the_interval_and_the_p_value(tmp_path: Path, ci: list[float], p: float, expected: str) -> None:
+    sorted_runs, (found, *_), _ = prepared(tmp_path, Made())
+    changed = replace(found, reach=Estimate(sum(ci) / 2, ci, p))
+    assert one(claims(sorted_runs, [changed], {}), kind="reach")["verdict"] == expected
 
 
-def test_improvement_of_the_trained_models(params: Params) -> None:
-    """Of 40 prompts the method is better on 20, equal on 10 and worse on 10: (20 + 10 / 2) / 40 = 0.625."""
-    answers = made_up({}, noise=0.0)
-    for i, prompt in enumerate(PROMPTS):
-        answers["tr_dpo_soft"][8, prompt] = (4.0, 6.0 + (i < 20) - (i >= 30))
-    row = by_method(claims(params, answers))["tr_dpo_soft"]
-    assert row["probability_of_improvement"] == 0.625
-    low, high = row["probability_of_improvement_ci"]
-    # 1, 1/2, 0 on 20, 10, 10 prompts: the standard deviation is sqrt(.5 + .0625 - .625^2) / sqrt 40 = 0.066.
-    assert (low, high) == (pytest.approx(0.625 - 1.96 * 0.066, abs=0.03), pytest.approx(0.625 + 1.96 * 0.066, abs=0.03))
+def test_p_values_are_corrected_within_a_kind(tmp_path: Path) -> None:
+    """Six cells with p = 0.001, 0.2, 0.009, 0.02, 0.5, 0.9: times 6, 3, 5, 4, 2, 1; none less than one before it."""
+    sorted_runs, found, _ = prepared(tmp_path, Made(methods=tuple(METHODS)))
+    p = (0.001, 0.2, 0.009, 0.02, 0.5, 0.9)
+    changed = [replace(each, reach=Estimate(1.0, [0.5, 1.5], value)) for each, value in zip(found, p, strict=True)]
+    rows = [row for row in claims(sorted_runs, changed, {}) if row["kind"] == "reach"]
+    assert [row["p_holm"] for row in rows] == pytest.approx([0.006, 0.6, 0.045, 0.08, 1.0, 1.0])
+    assert [row["p"] for row in rows] == list(p)
+    assert [row["verdict"] == "supported" for row in rows] == [True, False, True, False, False, False]
+    # Five of them alone were corrected for five: another kind's p-values change nothing.
+    fewer = [replace(changed[0], reach=None), *changed[1:]]
+    rows = claims(sorted_runs, fewer, {})
+    assert [row["p_holm"] for row in rows if row["kind"] == "reach"] == pytest.approx([0.6, 0.045, 0.08, 1.0, 1.0])
+    assert len([row for row in rows if row["kind"] == "area"]) == 6
 
 
-def test_a_missing_rating_or_reply_is_left_out_of_both(params: Params) -> None:
-    """p0 and p1 have a rating of one alone, p3 a reply of one alone, and on p2 DPO is better: 36 of 37."""
-    answers = made_up({"tr_dpo_soft": 2.0}, noise=0.0)
-    answers["tr_dpo_soft"][8, "p0"] = (4.0, float("nan"))
-    answers["dpo"][8, "p1"] = (4.0, float("nan"))
-    answers["dpo"][8, "p2"] = (4.0, 9.0)
-    del answers["dpo"][8, "p3"]
-    row = by_method(claims(params, answers))["tr_dpo_soft"]
-    assert row["probability_of_improvement"] == pytest.approx(36 / 37)
-    assert row["n_prompts"] == 38
+def test_a_kind_that_could_not_be_measured_has_no_row(tmp_path: Path) -> None:
+    sorted_runs, (found, *_), _ = prepared(tmp_path, Made())
+    changed = replace(found, duel=None, reach=None, fall=None, improvement=None)
+    rows = claims(sorted_runs, [changed], {})
+    assert [row["kind"] for row in rows] == ["matched_kl", "area"]
+    assert "probability_of_improvement" not in rows[0]
 
 
-def test_resamples_without_a_rating_are_left_out_quietly(params: Params) -> None:
-    """One prompt of 40 has readable ratings: most resamples say nothing, and the others all the same, that it is up.
+def test_two_seeds_differ_by_hand(tmp_path: Path) -> None:
+    """At 4 nats 1 and 3 above the base: 2, half-width 12.7."""
+    first, second = seeds(0, 1)
 
-    A resample of 39 has that prompt with a chance of 1 - (38/39)^39 = 0.637: p is about 2 / (1 + 0.637 * 400).
-    """
-    answers = made_up({"tr_dpo_soft": 2.0}, noise=0.0)
-    for name in ("dpo", "tr_dpo_soft"):
-        for prompt in PROMPTS[1:]:
-            answers[name][8, prompt] = (4.0, float("nan"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        row = by_method(claims(params, answers))["tr_dpo_soft"]
-    assert (row["difference"], row["ci"]) == (2.0, [2.0, 2.0])
-    assert row["p"] == pytest.approx(2 / (1 + 0.637 * 400), rel=0.1)
+    def higher(method: str, step: int, prompt: int) -> float | None:
+        return 11.0 + LUCK[prompt] if (method, step) == ("tr_dpo_soft", 2) else hc(method, step, prompt)
 
-
-def test_no_rating_of_both_is_an_error(params: Params) -> None:
-    answers = made_up({})
-    for i, prompt in enumerate(PROMPTS):
-        answers["tr_dpo_soft" if i % 2 else "dpo"][8, prompt] = (4.0, float("nan"))
-    with pytest.raises(UserError, match=r"TR-DPO soft and DPO: .*no pair.*could be read.*judge\.openai\.model"):
-        claims(params, answers)
+    second.hc = higher
+    row = rows_of(tmp_path, first, second)[0]
+    assert (row["effect"], row["verdict"], row["seeds"]) == (pytest.approx(2.0), "inconclusive", [0, 1])
+    assert row["ci"] == pytest.approx([2 - HALF_WIDTH, 2 + HALF_WIDTH], rel=1e-4)
+    # Student's t of 2 with one degree of freedom: p = 1 - 2 arctan(2) / pi
+    assert row["p"] == pytest.approx(0.2952, rel=1e-3)
+    assert "(4 prompts a seed, 2 seeds)" in row["evidence"]
+    assert verdict([row])[1].startswith(
+        "The largest difference is +2 [-11, +15] HC points (TR-DPO soft against DPO at "
+    )
 
 
-def test_a_run_of_base_methods_claims_nothing(params: Params) -> None:
-    few = params.model_copy(update={"methods": {"dpo": METHODS["dpo"]}})
-    assert claims(few, made_up({})) == []
+def test_with_several_betas_duels_are_of_one_and_curves_of_all(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, *(Made(settings={"beta.dpo": beta}) for beta in (0.1, 0.5, 0.02)))
+    assert {row["kind"]: (row["beta"], row["n_prompts"]) for row in rows} == {
+        "matched_kl": (None, 6),
+        "area": (None, 6),
+        "duel": (0.1, 6),
+        "reach": (0.1, 6),
+        "fall": (None, 6),
+    }
 
 
-def test_answers_of_a_judges_rows() -> None:
-    """HC is the mean of the five axes, (1 + 2 + 3 + 4 + 5) / 5, and missing if one of them is."""
-    replies = [{"step": 8, "prompt_id": "a", "kl": 1.5}, {"step": 8, "prompt_id": "b", "kl": 2.5}]
-    axes = dict(zip(AXES, (1, 2, 3, 4, 5), strict=True))
-    rows: list[dict[str, Any]] = [
-        {"kind": "duel", "against": "sft", "prompt_id": "a", "shown": "first", "preference": "tie"},
-        {"kind": "rating", "step": 8, "prompt_id": "b", "axes": axes | {"detail": None}},
-        {"kind": "rating", "step": 8, "prompt_id": "a", "axes": axes},
+def test_two_seeds_that_agree_are_sure(tmp_path: Path) -> None:
+    row = rows_of(tmp_path, *seeds(0, 1))[0]
+    assert (row["effect"], row["verdict"]) == (pytest.approx(1.0), "supported")
+    assert row["p"] < 1e-6
+
+
+# What the paper reports.
+
+
+def test_each_duel_stands_beside_the_papers_number_for_its_method(tmp_path: Path) -> None:
+    rows = [row for row in rows_of(tmp_path, Made(methods=tuple(METHODS))) if row["kind"] == "duel"]
+    shown = {row["method"]: (row["paper"]["value"], row["paper"]["source"]) for row in rows}
+    assert shown == {
+        "tr_dpo_soft": (19.0, "figure of v1"),
+        "tr_dpo_hard": (12.8, "figure of v1"),
+        "tr_ipo_soft": (14.3, "abstract of v2"),
+        "tr_ipo_hard": (14.3, "abstract of v2"),
+        "tr_kto_soft": (15.0, "abstract of v2"),
+        "tr_kto_hard": (15.0, "abstract of v2"),
+    }
+    assert {(row["paper"]["unit"], row["paper"]["trust"]) for row in rows} == {("points", "verified")}
+    for row in rows:
+        assert f"+{row['paper']['value']} points" in row["paper"]["text"]
+
+
+def test_the_other_kinds_have_what_the_paper_says_and_no_number(tmp_path: Path) -> None:
+    rows = [row for row in rows_of(tmp_path, Made()) if row["kind"] != "duel"]
+    assert [(row["kind"], row["paper"]["value"], row["paper"]["unit"], row["paper"]["trust"]) for row in rows] == [
+        ("matched_kl", None, None, "verified"),
+        ("area", None, None, None),
+        ("reach", None, None, "secondary"),
+        ("fall", None, None, "verified"),
     ]
-    found = answers_of(replies, rows)
-    assert found[8, "a"] == (1.5, 3.0)
-    assert found[8, "b"][0] == 2.5
-    assert np.isnan(found[8, "b"][1])
-    assert len(found) == 2
+    assert all(row["paper"]["text"] for row in rows)
+    assert len({row["paper"]["text"] for row in rows}) == 4
+
+
+# What could not be tested.
+
+
+def test_a_cell_that_could_not_be_compared_is_said_to_be_untested(tmp_path: Path) -> None:
+    made = Made(methods=THREE, kl=lambda method, step, prompt: 0.0 if "soft" in method else kl(method, step, prompt))
+    rows = rows_of(tmp_path, made)
+    assert [row["id"] for row in rows] == ["matched_kl/tr_dpo_soft", *(f"{kind}/tr_dpo_hard" for kind in KINDS)]
+    row = rows[0]
+    assert {key: row[key] for key in ("effect", "ci", "p", "p_holm", "kl", "beta")} == dict.fromkeys(
+        ("effect", "ci", "p", "p_holm", "kl", "beta")
+    )
+    assert (row["kind"], row["verdict"], row["n_prompts"], row["seeds"]) == ("matched_kl", "inconclusive", 0, [])
+    assert (row["name"], row["base"], row["unit"], row["alpha"]) == ("TR-DPO soft", "DPO", "HC points", 0.6)
+    assert row["claim"] == "TR-DPO soft keeps more quality than DPO at the same KL"
+    why = "the curves share no range of KL: one of them never left the SFT model"
+    assert row["evidence"] == f"could not be tested: {why}"
+    assert row["paper"]["trust"] == "verified"
+    # One p-value of this kind is left: it is not corrected.
+    assert rows[1]["p_holm"] == rows[1]["p"] == pytest.approx(P)
+    assert verdict(rows)[0] == "Yes: TR-DPO hard kept more quality than the base at the same KL."
+    assert verdict(rows[:1]) == [
+        "No trust-region method of this report could be compared with its base.",
+        f"Could not be tested: {why}.",
+    ]
+
+
+# The two sentences that a report opens with.
+
+
+def row(name: str, verdict_: str, effect: float = 0.4, half: float = 0.3, kind: str = "matched_kl", **more: Any) -> Row:
+    known = {"name": name, "verdict": verdict_, "effect": effect, "ci": [effect - half, effect + half], "kind": kind}
+    return known | {"base": "DPO", "kl": 14.04, "n_prompts": 64, "seeds": [0, 1, 2], "evidence": "why"} | more
+
+
+A, B, C = row("A", "supported"), row("B", "supported", 0.5), row("C", "supported", 0.1, 0.05)
+DOWN, DOWNER = row("D", "contradicted", -0.6), row("E", "contradicted", -0.5)
+OPEN, OPENER = row("F", "inconclusive", 0.1), row("G", "inconclusive", -0.2)
+NEARLY = row("H", "inconclusive", 0.4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([A], "Yes: A kept more quality than the base at the same KL."),
+        ([A, B], "Yes: A and B kept more quality than the base at the same KL."),
+        ([A, B, C], "Yes: A, B and C kept more quality than the base at the same KL."),
+        (
+            [A, OPEN, OPENER],
+            "In part: A kept more quality than the base at the same KL; of the other 2 the difference cannot be told "
+            "from zero.",
+        ),
+        ([A, DOWN], "In part: A kept more quality than the base at the same KL, D kept less."),
+        (
+            [A, DOWN, OPEN],
+            "In part: A kept more quality than the base at the same KL, D kept less; of the other 1 the difference "
+            "cannot be told from zero.",
+        ),
+        ([DOWN], "No: D kept less."),
+        ([DOWN, DOWNER, OPEN], "No: D and E kept less; of the other 1 the difference cannot be told from zero."),
+        ([OPEN], "No: this run does not show that the one trust-region method keeps more quality than its base at the "
+         "same KL."),
+        (
+            [OPEN, OPENER],
+            "No: this run does not show that any of the 2 trust-region methods keeps more quality than its base at the "
+            "same KL. Every 95 % interval contains zero.",
+        ),
+        (
+            [OPEN, NEARLY],
+            "No: this run does not show that any of the 2 trust-region methods keeps more quality than its base at the "
+            "same KL. None is significant.",
+        ),
+    ],
+)  # fmt: skip
+def test_the_first_sentence_answers_the_question(rows: list[Row], expected: str) -> None:
+    others = [row("X", "contradicted", -9.0, kind="duel"), row("Y", "supported", 9.0, kind="area")]
+    assert verdict([*rows, *others])[0] == expected
+
+
+def test_the_second_sentence_has_effect_interval_kl_n_seeds_and_what_could_be_missed() -> None:
+    """The largest by size is D's; the widest half-width is 1.26."""
+    rows = [A, DOWN, row("W", "inconclusive", 0.0, 1.26), row("Z", "supported", 9.0, kind="duel")]
+    rows += [row("U", "inconclusive") | {"effect": None, "ci": None}]
+    assert verdict(rows)[1] == (
+        "The largest difference is -0.60 [-0.90, -0.30] HC points (D against DPO at 14.0 nats; 64 prompts a seed, "
+        "3 seeds); differences of up to about 1.3 points could go unseen here."
+    )
+
+
+def test_an_interval_that_ends_at_zero_contains_it() -> None:
+    rows = [row("A", "inconclusive", 0.3, 0.3), row("B", "inconclusive", -0.3, 0.3)]
+    assert verdict(rows)[0].endswith("Every 95 % interval contains zero.")
+
+
+def test_nothing_to_test() -> None:
+    assert verdict([]) == [
+        "No trust-region method of this report could be compared with its base.",
+        "It holds no trust-region method together with its base.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seeds_", "expected"),
+    [([0], "64 prompts, 1 seed"), ([1, 2], "64 prompts a seed, 2 seeds"), ([], "64 prompts, 0 seeds")],
+)
+def test_prompts_and_seeds_in_words(seeds_: list[int], expected: str) -> None:
+    assert count({"n_prompts": 64, "seeds": seeds_}) == expected

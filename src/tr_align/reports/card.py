@@ -180,7 +180,7 @@ def _table(lines: list[Line]) -> str:
         f"<td>{html.bar(*line.bar, half=line.half) if line.bar else ''}</td></tr>"
         for line in lines
     ]
-    return f'<div class="scroll accuracy card">{html.table(("", "value [95 %]", "n", "0 to 100 %"), rows)}</div>'
+    return f'<div class="scroll accuracy card">{html.table(("measure", "value [95 %]", "n", "0 to 100 %"), rows)}</div>'
 
 
 def _attacks(attacks: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,115 +1,215 @@
-"""The paper's claim put to the test on this run, once for each trust-region method."""
+"""The paper's claims put to the test on these runs, each beside the number that the paper itself reports.
+
+A row a claim and trust-region cell: `id`, `kind`, the columns of the cell, `claim` (a sentence), `verdict`
+("supported", "contradicted" or "inconclusive"), `effect` in `unit` with its 95 % interval `ci`, its p-value `p` and
+`p_holm` (corrected for the claims of its kind), `kl` (nats, where the effect is taken at one), `beta`, `n_prompts`,
+`seeds`, `evidence` (the numbers as text), `paper` (what the paper reports: `text`, `value`, `unit`, `source`, `trust`),
+and for "matched_kl" `probability_of_improvement` with its `_ci`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
-import numpy as np
+import yaml
 
-from tr_align.config import Params
-from tr_align.errors import UserError
-from tr_align.judges.base import hc
-from tr_align.metrics.matched_kl import difference_at_matched_kl
-from tr_align.metrics.win_rate import improvement_over_tasks, probability_of_improvement
-from tr_align.reports.common import in_order, label
-from tr_align.stats import Array, bootstrap_p, holm
+from tr_align.metrics.seeds import Estimate
+from tr_align.reports.common import number, signed_with_interval
+from tr_align.reports.compare import Comparison
+from tr_align.reports.study import Study
+from tr_align.stats import holm
 
 Row = dict[str, Any]
-Answers = dict[tuple[int, str], tuple[float, float]]
-"""KL and HC (NaN where a rating could not be read) of each reply of a model, by (step, prompt)."""
 SIGNIFICANT = 0.05
 
+KINDS = {
+    "matched_kl": "{method} keeps more quality than {base} at the same KL",
+    "area": "{method}'s curve of quality against KL lies above {base}'s",
+    "duel": "{method} beats {base} in duels",
+    "reach": "{method} moves further from the SFT model than {base}",
+    "fall": "{method} loses less quality after its peak than {base}",
+}
+"""What the paper claims, by kind. The first is its main one."""
 
-def answers_of(replies: Sequence[Row], judgements: Sequence[Row]) -> Answers:
-    """From rows of `generate_replies` of one model and of `judge_replies` about them."""
-    axes = {(row["step"], row["prompt_id"]): row["axes"] for row in judgements if row["kind"] == "rating"}
-    result = {}
-    for row in replies:
-        key = row["step"], row["prompt_id"]
-        result[key] = (row["kl"], hc(axes[key]))
-    return result
+UNITS = {
+    "matched_kl": "HC points",
+    "area": "HC points × nats",
+    "duel": "percentage points",
+    "reach": "nats",
+    "fall": "HC points",
+}
 
 
-def claims(params: Params, answers: Mapping[str, Answers]) -> list[Row]:
-    """Does each TR method have more quality than its base at the same KL?
+def claims(study: Study, found: Sequence[Comparison], failed: Mapping[str, str]) -> list[Row]:
+    """Test every claim on every trust-region cell.
 
-    Args: `answers` by model: "sft" and every method of the run.
-    Returns:
-        one row a TR method: claim, verdict, evidence (texts); difference (of HC at the largest KL both reached, in
-        points), its 95 % interval ci, its two-sided bootstrap p and p_holm (corrected for the number of rows), kl
-        (nats), n_prompts; and probability_of_improvement of HC between the two trained models with its interval
-        over prompts, probability_of_improvement_ci. All over prompts: a claim about these trained models.
-        The verdict is "supported" or "contradicted" if both the interval excludes zero and p_holm is under 5 %.
-    Raises:
-        UserError: two methods without a prompt on which the ratings of both could be read.
+    A claim is supported, or contradicted, if its interval excludes zero and so does its p-value after Holm's
+    correction over the cells of its kind; else it is inconclusive, also where it could not be tested at all.
+
+    Args: the comparisons of :func:`tr_align.reports.compare.comparisons`, and why others failed.
     """
-    rows = []
-    for name in in_order(params.methods):
-        base = params.methods[name].base
-        if base == "sft":
-            continue
-        try:
-            rows.append(_compared(params, answers, name, base))
-        except ValueError as error:
-            raise UserError(
-                f"{label(name)} and {label(base)}: {error}; too few of their ratings could be read, look at the raw "
-                "answers under judgements/ and choose another judge.openai.model or prompt"
-            ) from error
-    for row, p_holm in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        low, high = row["ci"]
-        row["p_holm"] = p_holm
-        if p_holm < SIGNIFICANT and (low > 0 or high < 0):
-            row["verdict"] = "supported" if low > 0 else "contradicted"
-        row["evidence"] += f"; Holm-corrected p = {p_holm:.2g}"
-    return rows
+    rows = [row for kind in KINDS for row in _of_kind(kind, study, found)]
+    rows += [_untested(study, cell, why) for cell, why in failed.items()]
+    order = {kind: place for place, kind in enumerate(KINDS)}
+    cells = list(study.cells)
+    return sorted(rows, key=lambda row: (order[row["kind"]], cells.index(row["cell"])))
 
 
-def _compared(params: Params, answers: Mapping[str, Answers], name: str, base: str) -> Row:
-    """A row of :func:`claims` by itself: not corrected yet, and so not supported yet."""
-    # Prompts that were answered at every point of both trainings.
-    prompts = sorted(set.intersection(*(_everywhere(answers[model]) for model in ("sft", base, name))))
-    curves = [_curve(answers["sft"], answers[model], prompts) for model in (name, base)]
-    resamples, seed = params.score.bootstrap, params.seed
-    difference, (low, high), at, draws = difference_at_matched_kl(curves[0], curves[1], resamples, seed)
-    trained = _trained(answers[name], answers[base])
+def _of_kind(kind: str, study: Study, found: Sequence[Comparison]) -> list[Row]:
+    tested = [(one, measured) for one in found if (measured := _measured(kind, one)) is not None]
+    corrected = holm([estimate.p for _, (estimate, _) in tested])
+    return [
+        _row(kind, study, one, estimate, extra, p)
+        for (one, (estimate, extra)), p in zip(tested, corrected, strict=True)
+    ]
+
+
+def _measured(kind: str, one: Comparison) -> tuple[Estimate, Row] | None:
+    """The effect behind a claim, and what is said of it: prompts, seeds, KL, words."""
+    curves = {"n_prompts": one.pairing.n_prompts, "seeds": one.pairing.seeds, "beta": one.pairing.beta}
+    trained = {"n_prompts": one.duel_prompts, "seeds": one.seeds, "beta": one.beta}
+    if kind == "matched_kl":
+        extra = curves | {
+            "kl": one.difference.range,
+            "where": "HC differs by {} at {kl} nats, the largest KL both reached",
+        }
+        if one.improvement:
+            value, ci = one.improvement
+            extra |= {"probability_of_improvement": value, "probability_of_improvement_ci": ci}
+        return one.difference.at[-1], extra
+    if kind == "area":
+        where = f"area between the curves from 0 to {one.difference.range:.1f} nats {{}}"
+        return one.difference.area, curves | {"kl": None, "where": where}
+    if kind == "duel":
+        share = one.duel
+        if share is None:
+            return None
+        points = Estimate(100 * share.value, [100 * end for end in share.ci], share.p)
+        return points, trained | {"kl": None, "where": "wins minus losses {} percentage points"}
+    if kind == "reach":
+        where = "the trained models' KL differs by {} nats"
+        return (
+            None
+            if one.reach is None
+            else (one.reach, trained | {"n_prompts": one.reach_prompts, "kl": None, "where": where})
+        )
+    where = "the base loses {} HC points more from its peak to its largest KL"
+    return None if one.fall is None else (one.fall, curves | {"kl": None, "where": where})
+
+
+def _row(kind: str, study: Study, one: Comparison, estimate: Estimate, extra: Row, p_holm: float) -> Row:
+    low, high = estimate.ci
+    verdict = "inconclusive"
+    if p_holm < SIGNIFICANT and (low > 0 or high < 0):
+        verdict = "supported" if low > 0 else "contradicted"
+    cell, base = study.cells[one.cell], study.cells[one.base]
+    text = signed_with_interval(estimate.value, estimate.ci)
+    where = extra.pop("where").format(text, kl=number(extra["kl"] or 0.0, 1))
     return {
-        "claim": f"{label(name)} keeps more quality than {label(base)} at the same KL",
-        "verdict": "not supported",
-        "evidence": (
-            f"HC differs by {difference:+.2f} [{low:+.2f}, {high:+.2f}] at {at:.1f} nats, the largest KL both "
-            f"reached ({len(prompts)} prompts, paired; one seed)"
-        ),
-        "difference": difference,
-        "ci": [low, high],
-        "p": bootstrap_p(draws),
-        "kl": at,
-        "n_prompts": len(prompts),
-        "probability_of_improvement": probability_of_improvement(*trained),
-        "probability_of_improvement_ci": improvement_over_tasks(*trained, resamples, seed),
+        "id": f"{kind}/{one.cell}",
+        "kind": kind,
+        **cell,
+        "base": base["name"],
+        "claim": KINDS[kind].format(method=cell["name"], base=base["name"]),
+        "verdict": verdict,
+        "effect": estimate.value,
+        "unit": UNITS[kind],
+        "ci": estimate.ci,
+        "p": estimate.p,
+        "p_holm": p_holm,
+        **extra,
+        "evidence": f"{where} ({count(extra)}); Holm-corrected p = {p_holm:.2g}",
+        "paper": _paper(kind, cell["method"]),
     }
 
 
-def _everywhere(answers: Answers) -> set[str]:
-    steps = {step for step, _ in answers}
-    return set.intersection(*({prompt for s, prompt in answers if s == step} for step in steps))
+def _untested(study: Study, cell: str, why: str) -> Row:
+    columns, base = study.cells[cell], study.cells[str(study.base(cell))]
+    empty = dict.fromkeys(("effect", "ci", "p", "p_holm", "kl", "beta"))
+    return {
+        "id": f"matched_kl/{cell}",
+        "kind": "matched_kl",
+        **columns,
+        "base": base["name"],
+        "claim": KINDS["matched_kl"].format(method=columns["name"], base=base["name"]),
+        "verdict": "inconclusive",
+        "unit": UNITS["matched_kl"],
+        **empty,
+        "n_prompts": 0,
+        "seeds": [],
+        "evidence": f"could not be tested: {why}",
+        "paper": _paper("matched_kl", columns["method"]),
+    }
 
 
-def _curve(start: Answers, answers: Answers, prompts: Sequence[str]) -> tuple[Array, Array]:
-    """KL and HC of the SFT model and of each point, shape (points, prompts) each."""
-    steps = sorted({step for step, _ in answers})
-    rows = [[start[0, prompt] for prompt in prompts]]
-    rows += [[answers[step, prompt] for prompt in prompts] for step in steps]
-    both = np.array(rows)
-    return both[..., 0], both[..., 1]
+def count(row: Mapping[str, Any]) -> str:
+    """`64 prompts, 1 seed`; over several seeds the prompts are each seed's."""
+    seeds = len(row["seeds"])
+    return f"{row['n_prompts']} prompts{' a seed' if seeds > 1 else ''}, {seeds} seed{'s' if seeds != 1 else ''}"
 
 
-def _trained(method: Answers, base: Answers) -> tuple[Array, Array]:
-    """HC of the two trained models on the prompts that both answered, shape (1, prompts) each."""
-    ours, theirs = (
-        {prompt: hc for (step, prompt), (_, hc) in answers.items() if step == last}
-        for answers, last in ((answers, max(step for step, _ in answers)) for answers in (method, base))
+def verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The two sentences a report opens with: did it help, and by how much, how surely and at what KL.
+
+    Args: the claims.
+    """
+    main = [row for row in rows if row["kind"] == "matched_kl"]
+    tested = [row for row in main if row["effect"] is not None]
+    if not tested:
+        return ["No trust-region method of this report could be compared with its base.", _why(main)]
+    better, worse = ([row for row in tested if row["verdict"] == kind] for kind in ("supported", "contradicted"))
+    open_ones = len(tested) - len(better) - len(worse)
+    parts = [f"{_names(better)} kept more quality than the base at the same KL"] if better else []
+    parts += [f"{_names(worse)} kept less"] if worse else []
+    if not parts:
+        each = "the one trust-region method" if len(tested) == 1 else f"any of the {len(tested)} trust-region methods"
+        first = f"No: this run does not show that {each} keeps more quality than its base at the same KL."
+        if len(tested) > 1:
+            first += " Every 95 % interval contains zero." if _all_contain_zero(tested) else " None is significant."
+    else:
+        answer = "Yes" if better and not worse and not open_ones else ("No" if worse and not better else "In part")
+        rest = f"; of the other {open_ones} the difference cannot be told from zero" if open_ones else ""
+        first = f"{answer}: {', '.join(parts)}{rest}."
+    return [first, _largest(tested)]
+
+
+def _largest(tested: Sequence[Mapping[str, Any]]) -> str:
+    top = max(tested, key=lambda row: abs(row["effect"]))
+    widest = max((row["ci"][1] - row["ci"][0]) / 2 for row in tested)
+    unseen = f"; differences of up to about {widest:.1f} points could go unseen here" if widest >= 0.05 else ""
+    return (
+        f"The largest difference is {signed_with_interval(top['effect'], top['ci'])} HC points "
+        f"({top['name']} against {top['base']} at {top['kl']:.1f} nats; {count(top)}){unseen}."
     )
-    prompts = sorted(ours.keys() & theirs.keys())
-    x, y = (np.array([[scores[prompt] for prompt in prompts]]) for scores in (ours, theirs))
-    return x, y
+
+
+def _why(main: Sequence[Mapping[str, Any]]) -> str:
+    return (
+        f"{main[0]['evidence'].replace('could', 'Could', 1)}."
+        if main
+        else "It holds no trust-region method together with its base."
+    )
+
+
+def _names(rows: Sequence[Mapping[str, Any]]) -> str:
+    names = [str(row["name"]) for row in rows]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _all_contain_zero(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return all(row["ci"][0] <= 0 <= row["ci"][1] for row in rows)
+
+
+def _paper(kind: str, method: str) -> Row:
+    known = _published()[kind]
+    entry = known.get(method) or known.get(method.rpartition("_")[0]) or known.get("default")
+    return {"value": None, "unit": None, **entry}
+
+
+@cache
+def _published() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load(files(__package__).joinpath("paper.yaml").read_text("utf-8"))
+    return loaded

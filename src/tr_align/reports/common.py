@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -95,3 +96,20 @@ def share_with_interval(value: float | None, interval: Sequence[float] | None) -
     if interval is None:
         return text
     return f"{text} [{', '.join(number(100 * end, 1) for end in interval)}]"
+
+
+def signed_with_interval(value: float, interval: Sequence[float]) -> str:
+    """A difference with its interval: `+0.42 [+0.11, +0.73]`.
+
+    With as many decimals as give half of the interval's width two digits, and no more: what is further right is noise.
+    """
+    half = (interval[1] - interval[0]) / 2
+    decimals = min(max(1 - math.floor(math.log10(half)), 0), 4) if half > 1e-6 else 2
+    low, high = (signed(end, decimals) for end in interval)
+    return f"{signed(value, decimals)} [{low}, {high}]"
+
+
+def signed(value: float, decimals: int) -> str:
+    """A number with its sign; zero has none."""
+    text = number(value, decimals)
+    return text if text.startswith("-") or float(text) == 0 else f"+{text}"

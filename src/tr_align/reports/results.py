@@ -59,8 +59,9 @@ class Report:
     """See :mod:`tr_align.reports.claims`."""
 
     training: Sequence[Row]
-    """A row a logged optimizer step: CELL, `beta`, `seed`, `step` and the columns of the training log (`loss`,
-    `margin`, `logps_chosen`, `logps_rejected`, `ref_from_sft`, `policy_from_ref`, ...; None where missing)."""
+    """A row a logged optimizer step: CELL, `beta`, `seed`, `step` and the columns of the training log (`margin`,
+    `logps_chosen`, `logps_rejected`, `ref_from_sft`, `policy_from_ref`, ...; None where missing). The log's `loss`, a
+    number, is `loss_value` here."""
 
     updates: Mapping[str, Sequence[int]]
     """By cell, the optimizer steps after which its reference moved."""

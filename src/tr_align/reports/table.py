@@ -1,75 +1,242 @@
-"""The results as a table: Markdown for the README and the report, plain text for the terminal."""
+"""The results as tables: Markdown for README and report, LaTeX for a paper, plain text for a terminal; and for DVC."""
 
 from __future__ import annotations
 
+import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tr_align.config import AXES
 from tr_align.reports.common import (
-    Context,
-    Metrics,
+    LOSSES,
+    MISSING,
+    UPDATES,
     count_text,
-    in_order,
-    label,
     seeds_text,
     share_with_interval,
+    signed,
+    signed_with_interval,
     with_interval,
 )
+from tr_align.reports.figures import words
+from tr_align.reports.results import Report, Row
 
 TEXT_WIDTH = 110
-WINS = {"win_rate_vs_sft": "win vs SFT", "win_rate_vs_base": "win vs base"}
+WINS = {"sft": "win vs SFT", "base": "win vs base"}
+LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
+LATEX |= {"α": r"$\alpha$", "β": r"$\beta$", "τ": r"$\tau$", "–": "--", "≥": r"$\ge$", "−": "$-$", "×": r"$\times$"}
+LATEX |= {"‖": r"$\Vert$", "|": r"\textbar{}", "<": r"\textless{}", ">": r"\textgreater{}", "“": "``", "”": "''"}
 
 
-def rows(metrics: Metrics, axes: bool = True) -> tuple[list[str], list[list[str]]]:
-    """Headers and cells, by loss and within a loss base, soft, hard.
+def rows(report: Report, axes: bool = True) -> tuple[list[str], list[list[str]]]:
+    """Headers and cells, a line a trained model: by loss, within a loss base, soft, hard, and then by β.
 
     Nothing is marked as best: whether a difference is one is a question for the claims, which compare the
     methods prompt by prompt.
     """
-    methods = in_order(metrics)
+    finals = trained(report)
     numeric = ["kl", "hc", *(AXES if axes else ())]
     names = ["method", "KL", "HC", *(AXES if axes else ()), *WINS.values(), *(["n"] if axes else [])]
-    places = {column: _decimals([metrics[method][column] for method in methods]) for column in numeric}
+    places = {column: _decimals(finals, column) for column in numeric}
+    several = _several_betas(finals)
     cells = []
-    for method in methods:
-        row = metrics[method]
-        line = [label(method)]
-        line += [with_interval(row[column], row[f"{column}_ci"], places[column]) for column in numeric]
-        line += [share_with_interval(row[column], row[f"{column}_ci"]) for column in WINS]
+    for row in finals:
+        line = [_named(row, several)]
+        line += [with_interval(row[column], _ends(row, column), places[column]) for column in numeric]
+        for versus in WINS:
+            duel = _duel(report, row, versus)
+            line.append(share_with_interval(duel["rate"], _ends(duel, "rate")) if duel else MISSING)
         cells.append([*line, str(row["n_prompts"])] if axes else line)
     return names, cells
 
 
-def markdown(metrics: Metrics, context: Context) -> str:
+def trained(report: Report) -> list[Row]:
+    """The trained models in the order of every table."""
+
+    def rank(row: Row) -> tuple[Any, ...]:
+        return LOSSES.index(row["loss"]), UPDATES.index(row["update"]), row["name"], -(row["beta"] or 0.0)
+
+    return sorted((row for row in report.points if row["final"] and row["method"] != "sft"), key=rank)
+
+
+def markdown(report: Report) -> str:
     """A Markdown table of every metric with its interval, and a line that says how to read it."""
-    names, cells = rows(metrics)
-    lines = [names, [":--", *["--:"] * (len(names) - 1)], *cells]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{table}\n\n{footnote(metrics, context)}\n"
+    return f"{_pipes(*rows(report))}\n\n{footnote(report)}\n"
 
 
-def text(metrics: Metrics, context: Context) -> str:
-    """The main columns as plain text, at most 110 characters wide."""
-    names, cells = rows(metrics, axes=False)
-    widths = [max(len(line[column]) for line in [names, *cells]) for column in range(len(names))]
+def claims_markdown(report: Report) -> str:
+    """The claims with their effects and verdicts; empty without any."""
+    names, cells = claim_rows(report)
+    return f"{_pipes(names, cells, left=(0, len(names) - 1))}\n\n{claims_note(report)}\n" if cells else ""
+
+
+def text(report: Report) -> str:
+    """The main columns as plain text, at most 110 characters wide: too long names cost the intervals of KL."""
+    names, cells = rows(report, axes=False)
+    if sum(_widths(names, cells)) + 2 * len(names) > TEXT_WIDTH:
+        cells = [[name, _parted(kl)[0], *rest] for name, kl, *rest in cells]
+    widths = _widths(names, cells)
     lines = [_aligned(line, widths) for line in [names, ["-" * width for width in widths], *cells]]
-    return "\n".join([*lines, "", textwrap.fill(footnote(metrics, context), TEXT_WIDTH)]) + "\n"
+    return "\n".join([*lines, "", textwrap.fill(footnote(report), TEXT_WIDTH)]) + "\n"
 
 
-def footnote(metrics: Metrics, context: Context) -> str:
-    """What the numbers are: unit, number of prompts, seeds, the judge's biases, and replies left out."""
-    counts = count_text(row["n_prompts"] for row in metrics.values())
+def latex(report: Report) -> str:
+    """The table of :func:`markdown` for a paper, with booktabs; intervals in small type under their numbers."""
+    names, cells = rows(report)
+    lines = []
+    for line in cells:
+        values, ends = zip(*(_parted(cell) for cell in line), strict=True)
+        lines.append(" & ".join(map(escape, values)) + r" \\")
+        lines.append(" & ".join(f"{{\\tiny {escape(end)}}}" if end else "" for end in ends) + r" \\[2pt]")
+    heads = " & ".join(map(escape, names)) + r" \\"
+    caption = escape(f"{words.setup(report)} {footnote(report)}")
+    return _table("tab:results", caption, "l" + "r" * (len(names) - 1), heads, lines)
+
+
+def claims_latex(report: Report) -> str:
+    """The table of :func:`claims_markdown` for a paper; empty without any."""
+    names, cells = claim_rows(report)
+    if not cells:
+        return ""
+    # an effect has a minus, not a hyphen
+    lines = [" & ".join(map(escape, [line[0], line[1].replace("-", "−"), *line[2:]])) + r" \\" for line in cells]
+    heads = " & ".join(map(escape, names)) + r" \\"
+    return _table("tab:claims", escape(claims_note(report)), r"p{0.36\linewidth}rrlp{0.2\linewidth}", heads, lines)
+
+
+def footnote(report: Report) -> str:
+    """What the numbers are: unit, number of prompts, seeds, and the judge's biases."""
+    context = report.context
+    counts = [row["n_prompts"] for row in trained(report)]
     note = (
-        f"In brackets 95 % bootstrap intervals over n = {counts} prompts; {seeds_text(context)}. "
-        f"KL in nats per reply; HC and its axes in {context['hc_unit']}; at a win rate of 50 % neither is preferred."
+        f"In brackets {words.intervals(report)}; n = {count_text(counts) if counts else 0} prompts;"
+        f" {seeds_text(context)}. KL in nats per reply; HC and its axes in {context['hc_unit']}. Win rates count a tie"
+        " as half; at 50 % neither is preferred."
     )
-    missing = [
-        f"{label(method)} {metrics[method]['n_missing']}" for method in in_order(metrics) if _missing(metrics, method)
+    bias = context.get("judge_bias")
+    return f"{note} {_bias(bias)}" if bias and bias["n"] else note
+
+
+def claim_rows(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Headers and cells, a line a claim."""
+    names = ["claim", "effect", "p (Holm)", "verdict", "the paper"]
+    return names, [
+        [
+            str(claim["claim"]),
+            _effect(claim),
+            MISSING if claim.get("p_holm") is None else _p_value(claim["p_holm"]),
+            str(claim["verdict"]),
+            str(claim["paper"]["text"]) if claim.get("paper") else MISSING,
+        ]
+        for claim in report.claims
     ]
-    note += f" {_bias(context['judge_bias'])}" if context["judge_bias"]["n"] else ""
-    return note + (f" Left out for lack of a readable score: {', '.join(missing)}." if missing else "")
+
+
+def claims_note(report: Report) -> str:
+    """How to read the table of claims."""
+    counted = [claim for claim in report.claims if claim.get("n_prompts") is not None]
+    return (
+        "Effects with 95 % intervals: HC points where qualities are compared at the same KL, points of win minus lose"
+        f" in duels; p-values corrected for {len(report.claims)} tests (Holm). {words.sample(report, counted)}"
+    )
+
+
+def metrics(report: Report) -> dict[str, dict[str, float]]:
+    """The few numbers that `dvc metrics diff` and `dvc exp show` compare, at a length that can be read.
+
+    By cell (with several betas `<cell>@<beta>`): `kl`, `hc`, and of a TR method `win_vs_base`, each rounded to what an
+    experiment can tell. The full numbers are in reports/score/.
+    """
+    finals = trained(report)
+    several = _several_betas(finals)
+    found: dict[str, dict[str, float | None]] = {}
+    for row in report.points:
+        if row["method"] == "sft":
+            found["sft"] = {"hc": row["hc"]}
+    for row in finals:
+        name = row["cell"] + (f"@{row['beta']:g}" if several else "")
+        duel = _duel(report, row, "base")
+        found[name] = {"kl": row["kl"], "hc": row["hc"], "win_vs_base": duel["rate"] if duel else None}
+    places = {"kl": 1, "hc": 2, "win_vs_base": 2}
+    return {
+        name: {column: round(value, places[column]) for column, value in row.items() if value is not None}
+        for name, row in found.items()
+    }
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX source."""
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def _table(label: str, caption: str, columns: str, heads: str, lines: Sequence[str]) -> str:
+    return "\n".join(
+        [
+            r"\begin{table*}[t]",
+            r"\centering\scriptsize\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{caption}}}",
+            rf"\label{{{label}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            heads,
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table*}",
+            "",
+        ]
+    )
+
+
+def _pipes(names: Sequence[str], cells: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
+    rule = [":--" if column in left else "--:" for column in range(len(names))]
+    lines = [names, rule, *([cell.replace("|", "\\|") for cell in line] for line in cells)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _parted(cell: str) -> tuple[str, str]:
+    """The number, and its interval in brackets."""
+    value, bracket, rest = cell.partition(" [")
+    return value, f"[{rest}" if bracket else ""
+
+
+def _named(row: Row, several: bool) -> str:
+    return str(row["name"]) + (f", β {row['beta']:g}" if several and row["beta"] is not None else "")
+
+
+def _several_betas(finals: Sequence[Row]) -> bool:
+    return len({(row["cell"], row["beta"]) for row in finals}) > len({row["cell"] for row in finals})
+
+
+def _duel(report: Report, row: Row, versus: str) -> Row | None:
+    key = row["cell"], row["beta"], versus
+    return next((duel for duel in report.wins if (duel["cell"], duel["beta"], duel["versus"]) == key), None)
+
+
+def _ends(row: Row, column: str) -> list[float] | None:
+    low, high = row.get(f"{column}_lo"), row.get(f"{column}_hi")
+    return None if low is None or high is None else [low, high]
+
+
+def _decimals(finals: Sequence[Row], column: str) -> int:
+    """The same in all of a column's cells: none that its intervals make meaningless."""
+    ends = [_ends(row, column) for row in finals]
+    halves = [(high - low) / 2 for low, high in (pair for pair in ends if pair)]
+    half = statistics.median(halves) if halves else 1.0
+    return 0 if half >= 5 else 1 if half >= 0.5 else 2
+
+
+def _effect(claim: Row) -> str:
+    if claim.get("effect") is None:
+        return MISSING
+    return signed_with_interval(claim["effect"], claim["ci"]) if claim.get("ci") else signed(claim["effect"], 2)
+
+
+def _p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
 def _bias(bias: Mapping[str, Any]) -> str:
@@ -85,13 +252,8 @@ def _bias(bias: Mapping[str, Any]) -> str:
     )
 
 
-def _missing(metrics: Metrics, method: str) -> int:
-    return int(metrics[method].get("n_missing") or 0)
-
-
-def _decimals(values: Sequence[float | None]) -> int:
-    """One for a column that reaches ten, two below: the same in all of a column's cells."""
-    return 1 if max((abs(value) for value in values if value is not None), default=0) >= 10 else 2
+def _widths(names: Sequence[str], cells: Sequence[Sequence[str]]) -> list[int]:
+    return [max(len(line[column]) for line in [names, *cells]) for column in range(len(names))]
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:

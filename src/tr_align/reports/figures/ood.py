@@ -1,0 +1,60 @@
+"""How likely fixed texts become along training: the pairs', SFT's own, and replies to other prompts."""
+
+from __future__ import annotations
+
+from tr_align.reports.common import count_text, number, seeds_text
+from tr_align.reports.figure import Figure
+from tr_align.reports.figures import words
+from tr_align.reports.figures.along import Measure, most_rows, panels
+from tr_align.reports.figures.frame import Quantity, figure, known, tidy, with_ends
+from tr_align.reports.figures.look import losses
+from tr_align.reports.results import CELL, Report
+from tr_align.reports.theme import Layout, Spec
+
+KINDS = {"chosen": "chosen", "rejected": "rejected", "sft": "SFT's samples", "mismatched": "mismatched"}
+COLUMNS = (*CELL, "beta", "seeds", "step", "kind", *with_ends("per_token"), "n")
+
+
+def ood(report: Report) -> Figure | None:
+    """Log-probability per token along training, a row of panels a kind of text."""
+    measured = [row for row in tidy(report.ood, COLUMNS) if row["kind"] in KINDS and known(row, "per_token")]
+    rows = most_rows([row for row in measured if row["method"] != "sft"])
+    if not rows:
+        return None
+    kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)]
+    measures = [
+        Measure(
+            Quantity("per_token", KINDS[kind], 2, "log-probability per token"),
+            only=f"datum.kind === '{kind}'",
+            rows=[row for row in rows if row["kind"] == kind],
+        )
+        for kind in kinds
+    ]
+
+    def draw(layout: Layout) -> Spec:
+        return panels(rows, measures, layout)
+
+    seeds = sorted({seed for row in rows for seed in row["seeds"] or []})
+    counts = [row["n"] for row in rows if row["n"] is not None]
+    caption = [
+        "Log-probability per token (nats) of texts that stay the same, along the optimizer steps: the pairs' chosen and"
+        " rejected replies, the SFT model's own samples, and replies to other prompts (mismatched). A fall of all four"
+        " is probability that went to texts outside the data.",
+        f"{words.betas_by_loss(rows)}; {count_text(counts)} texts of each kind; {seeds_text({'seeds': seeds})};"
+        f" bands: {words.intervals(report)}."
+        if counts
+        else "",
+    ]
+    alternative = ["Lines with bands along the optimizer steps, small panels by kind of text and loss."]
+    for kind in kinds:
+        own = [row for row in rows if row["kind"] == kind]
+        first, last = (
+            {row["cell"]: row for row in sorted(own, key=lambda row: sign * row["step"])} for sign in (-1, 1)
+        )
+        texts = [
+            f"{row['name']} {number(first[cell]['per_token'], 1)} to {number(row['per_token'], 1)}"
+            for cell, row in last.items()
+        ]
+        alternative.append(f"{KINDS[kind]}, from first to last step: {'; '.join(texts)}.")
+    title, one = "Log-probability of fixed texts", len(losses(rows)) == 1
+    return figure("ood", title, [text for text in caption if text], alternative, rows, report, draw, one)

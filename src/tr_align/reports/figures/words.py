@@ -1,0 +1,54 @@
+"""The sentences under figures: what was run, and what the intervals are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tr_align.reports.common import count_text, seeds_text
+from tr_align.reports.results import Report, Row
+
+
+def setup(report: Report) -> str:
+    """Model, data and judge, as a sentence."""
+    context = report.context
+    return f"{context['model']} on {context['data']}, judged by {context['judge']}."
+
+
+def sample(report: Report, rows: Sequence[Row], checkpoints: bool = False) -> str:
+    """Prompts, seeds and the kind of interval, as a sentence.
+
+    Args:
+        rows: the drawn ones. checkpoints: points of before the end of training are drawn too.
+    """
+    last = [row["n_prompts"] for row in rows if row.get("final", True) and row.get("n_prompts") is not None]
+    before = [row["n_prompts"] for row in rows if not row.get("final", True) and row.get("n_prompts") is not None]
+    text = f"{count_text(last)} prompts" if last else "Prompts not counted"
+    if checkpoints and before and set(before) != set(last):
+        text += f" ({count_text(before)} at points before the end of training)"
+    return f"{text}; {seeds_text(report.context)}; {intervals(report)}."
+
+
+def intervals(report: Report) -> str:
+    """What was drawn anew for the intervals."""
+    if len(report.context["seeds"]) == 1:
+        return "95 % bootstrap intervals over prompts, which say nothing about another training run"
+    return "95 % intervals over seeds and prompts"
+
+
+def betas(values: Iterable[float | None]) -> str:
+    """`0.05`, or `0.02, 0.05, 0.1`."""
+    return ", ".join(f"{value:g}" for value in sorted({value for value in values if value is not None}))
+
+
+def betas_by_loss(rows: Iterable[Row]) -> str:
+    """`β: DPO 0.05, IPO 0.01`; empty where no row has one."""
+    found: dict[str, set[float]] = {}
+    for row in rows:
+        if row.get("loss") and row.get("beta") is not None:
+            found.setdefault(row["loss"], set()).add(row["beta"])
+    return f"β: {'; '.join(f'{loss.upper()} {betas(values)}' for loss, values in found.items())}" if found else ""
+
+
+def listed(parts: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

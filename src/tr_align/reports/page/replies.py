@@ -1,0 +1,65 @@
+"""The reply browser's data: the prompts that fit, each with the methods' replies, as short as JSON goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tr_align.config import AXES
+from tr_align.reports.page.embed import n_bytes, script_json
+from tr_align.reports.page.words import in_order
+from tr_align.reports.results import Report, Row
+
+FIELDS = ("text", "words", "kl", "hc", "axes", "vs_sft", "vs_base")
+"""The order of a reply's values; page/assets/replies.js reads them by place."""
+
+
+def cells_of(report: Report) -> list[dict[str, Any]]:
+    """The methods that replied, each beside its base: `cell`, `name`, `update`, `loss` and its base's label `base`."""
+    losses = {row["cell"]: row["loss"] for row in report.points}
+    found: dict[str, dict[str, Any]] = {}
+    for prompt in report.prompts:
+        for cell, reply in prompt["replies"].items():
+            loss = losses.get(cell)
+            base = loss.upper() if loss else "its base"
+            found.setdefault(
+                cell, {"cell": cell, "name": reply["name"], "update": reply["update"], "loss": loss, "base": base}
+            )
+    return in_order(list(found.values()))
+
+
+def fitting(report: Report, room: int) -> tuple[str, int]:
+    """The JSON of the first prompts that stay within `room` bytes, and how many they are."""
+    cells = cells_of(report)
+    before = f'{{"axes":{script_json(AXES)},"cells":{script_json(cells)},"total":{len(report.prompts)},"prompts":['
+    used = n_bytes(before) + len("]}")
+    kept: list[str] = []
+    for prompt in report.prompts:
+        item = script_json(_prompt(prompt, cells))
+        used += n_bytes(item) + bool(kept)  # and a comma
+        if used > room:
+            break
+        kept.append(item)
+    return f"{before}{','.join(kept)}]}}", len(kept)
+
+
+def _prompt(prompt: Row, cells: Sequence[Row]) -> list[Any]:
+    replies = prompt["replies"]
+    return [prompt["id"], prompt["prompt"], [_reply(replies.get(cell["cell"])) for cell in cells]]
+
+
+def _reply(reply: Mapping[str, Any] | None) -> list[Any] | None:
+    if reply is None:
+        return None
+    axes = reply["axes"] or {}
+    values = dict(reply) | {"axes": [_rounded(axes.get(axis)) for axis in AXES] if axes else None}
+    values |= {name: _rounded(reply[name]) for name in ("kl", "hc")}
+    return [values[name] for name in FIELDS]
+
+
+def _rounded(value: Any) -> float | None:
+    """More decimals than a reader is shown; all sixteen would be a third of a short reply.
+
+    None also for a rating that is no number: a judge may answer anything.
+    """
+    return round(value, 3) if isinstance(value, int | float) else None

@@ -1,0 +1,104 @@
+"""Numbers and verdicts in words, for the page's templates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from tr_align.reports.common import LOSSES, MISSING, UPDATES, number
+
+AnyRow = TypeVar("AnyRow", bound=Mapping[str, Any])
+
+CHIPS = {
+    "supported": ("supported", "✓", "Yes"),
+    "contradicted": ("contradicted", "✕", "No"),
+    "inconclusive": ("open", "○", "Not clear"),
+}
+"""By verdict: its class, its mark, and the answer to "did it help?"."""
+UNTESTED = ("open", "–", "Not tested")
+
+
+def chip(verdict: str | None) -> tuple[str, str, str]:
+    """Class, mark and answer of a verdict."""
+    return CHIPS.get(verdict or "", UNTESTED)
+
+
+def places(*values: float | None) -> int:
+    """Decimals that suit the largest of the values: one from ten on, two below."""
+    return 1 if max((abs(value) for value in values if value is not None), default=0) >= 10 else 2
+
+
+def plain(value: float | None, decimals: int) -> str:
+    """A number with a real minus, or a dash where there is none."""
+    return MISSING if value is None else number(value, decimals).replace("-", "−")
+
+
+def signed(value: float | None, decimals: int) -> str:
+    """A difference, with its sign."""
+    text = plain(value, decimals)
+    return f"+{text}" if value is not None and float(number(value, decimals)) > 0 else text
+
+
+def interval(low: float | None, high: float | None, decimals: int, sign: bool = False) -> str:
+    """`[0.11, 0.73]`, or nothing where it is not known."""
+    if low is None or high is None:
+        return ""
+    write = signed if sign else plain
+    return f"[{write(low, decimals)}, {write(high, decimals)}]"
+
+
+def percent(value: float | None, decimals: int = 0) -> str:
+    """A share in per cent."""
+    return MISSING if value is None else f"{number(100 * value, decimals)} %"
+
+
+def p_value(value: float | None) -> str:
+    """`p = 0.032`, never `p = 0`."""
+    if value is None:
+        return ""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
+
+
+def counted(count: int | str | None, one: str, many: str | None = None) -> str:
+    """`1 seed`, `2 seeds`; nothing where it is not known."""
+    if count is None:
+        return ""
+    return f"{count} {one if str(count) == '1' else many or one + 's'}"
+
+
+def sample(row: dict[str, Any]) -> str:
+    """How much a row rests on: `64 prompts, 2 seeds`."""
+    seeds: Sequence[int] | None = row.get("seeds")
+    parts = [counted(row.get("n_prompts"), "prompt"), counted(len(seeds), "seed") if seeds else ""]
+    return ", ".join(part for part in parts if part)
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def duration(seconds: float) -> str:
+    """`41 s`, `3 min 20 s`, `2 h 5 min`: two units at most, the smaller one rounded."""
+    whole = round(seconds)
+    if whole < 1:
+        return f"{seconds:.1f} s"
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def same(values: Iterable[Any]) -> bool:
+    """Whether all are equal, so that one line can say it for all."""
+    return len({str(value) for value in values}) <= 1
+
+
+def in_order(rows: Sequence[AnyRow]) -> list[AnyRow]:
+    """By loss, and within a loss base, soft, hard, so that a method stands beside its base; the SFT model first."""
+
+    def rank(row: AnyRow) -> tuple[int, int]:
+        return (LOSSES.index(row["loss"]) if row["loss"] else -1, UPDATES.index(row["update"]))
+
+    return sorted(rows, key=rank)

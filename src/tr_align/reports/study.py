@@ -1,0 +1,186 @@
+"""The runs of a report sorted into cells: who was trained with which beta and seed, and who is compared with whom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tr_align.config import METHODS, Params
+from tr_align.metrics.frontier import Curve
+from tr_align.reports.common import LOSSES, in_order, label
+from tr_align.reports.runs import Run, Trained
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Study:
+    """What was trained. A cell is a method with one setting of its update."""
+
+    runs: list[Run]
+    cells: dict[str, Row] = field(default_factory=dict)
+    """By identifier, in the order of every table: the columns `results.CELL`."""
+    trained: dict[tuple[str, float | None], dict[int, Trained]] = field(default_factory=dict)
+    """By cell and beta (None for "sft"), then by seed."""
+    cell_of: dict[tuple[str, str], str] = field(default_factory=dict)
+    """By run and method."""
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted(self.trained["sft", None])
+
+    def betas(self, cell: str) -> list[float]:
+        """The betas a cell was trained with, increasing."""
+        return sorted(beta for name, beta in self.trained if name == cell and beta is not None)
+
+    def main_beta(self, cell: str) -> float:
+        """The beta that tables and duels are about: the first run's, if the cell was trained with it."""
+        betas, first = self.betas(cell), getattr(self.runs[0].params.beta, self.cells[cell]["loss"])
+        return first if first in betas else betas[len(betas) // 2]
+
+    def base(self, cell: str) -> str | None:
+        """The cell of the base method, None for what has none (base methods, SFT) and where it is missing."""
+        if self.cells[cell]["update"] == "none":
+            return None
+        base = METHODS[self.cells[cell]["method"]].base
+        return base if base in self.cells else None
+
+    def by_loss(self, loss: str) -> list[float]:
+        """All betas of a loss."""
+        return sorted({beta for cell, row in self.cells.items() if row["loss"] == loss for beta in self.betas(cell)})
+
+
+def study(runs: Sequence[Run]) -> Study:
+    """Sort runs of one report (see :func:`tr_align.reports.runs.comparable`) into cells.
+
+    Where two runs hold the same training (cell, beta, seed), as after a sweep over alpha that trains no base method
+    again, the first counts.
+    """
+    result = Study(list(runs))
+    settings: dict[str, list[tuple[Any, ...]]] = {}
+    for run in runs:
+        for method in in_order(run.models):
+            values = settings.setdefault(method, [])
+            if _update(run.params, method) not in values:
+                values.append(_update(run.params, method))
+    for method in ["sft", *in_order(name for name in settings if name != "sft")]:
+        for update in sorted(settings.get(method, []), key=lambda row: tuple(value or 0 for value in row)):
+            cell = _cell(method, update, several=len(settings[method]) > 1)
+            result.cells[cell["cell"]] = cell
+    for run in runs:
+        result.problems += run.problems if len(runs) == 1 else [f"{run.name}: {text}" for text in run.problems]
+        for method, trained in run.models.items():
+            several = len(settings[method]) > 1
+            name = _cell(method, _update(run.params, method), several)["cell"]
+            result.cell_of[run.name, method] = name
+            beta = None if method == "sft" else getattr(run.params.beta, METHODS[method].loss)
+            result.trained.setdefault((name, beta), {}).setdefault(run.params.seed, trained)
+    result.problems += _incomplete(result)
+    return result
+
+
+def _update(params: Params, method: str) -> tuple[Any, ...]:
+    kind = "none" if method == "sft" else METHODS[method].update
+    if kind == "soft":
+        return params.ref_update.alpha, params.ref_update.every, None
+    return (None, None, params.ref_update.tau) if kind == "hard" else (None, None, None)
+
+
+def _cell(method: str, values: tuple[Any, ...], several: bool) -> Row:
+    alpha, every, tau = values
+    name, identifier = label(method), method
+    if several and alpha is not None:
+        name, identifier = f"{name} α={alpha:g}, every {every}", f"{method}-a{alpha:g}-e{every}"
+    elif several and tau is not None:
+        name, identifier = f"{name} τ={tau}", f"{method}-t{tau}"
+    spec = METHODS.get(method)
+    kind = {"loss": spec.loss if spec else None, "update": spec.update if spec else "none"}
+    return {"cell": identifier, "name": name, "method": method, **kind, "alpha": alpha, "every": every, "tau": tau}
+
+
+def _incomplete(study: Study) -> list[str]:
+    """Cells that lack a seed others have, and trust-region cells without their base."""
+    problems = []
+    for (cell, beta), by_seed in study.trained.items():
+        missing = [str(seed) for seed in study.seeds if seed not in by_seed]
+        if cell != "sft" and missing:
+            problems.append(
+                f"{study.cells[cell]['name']} at β = {beta:g} lacks seed{'s' if len(missing) > 1 else ''} "
+                f"{', '.join(missing)}: its numbers are over {len(by_seed)} of {len(study.seeds)} seeds"
+            )
+    for cell, row in study.cells.items():
+        if row["update"] != "none" and study.base(cell) is None:
+            base = label(METHODS[row["method"]].base)
+            problems.append(f"{row['name']} cannot be compared: its base {base} is not in this report")
+    return problems
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """A trust-region cell and its base, as curves on the same seeds and prompts."""
+
+    method: list[Curve]
+    base: list[Curve]
+    seeds: list[int]
+    along: str
+    """"beta": the points are the models trained with several betas; "steps": checkpoints at one beta."""
+    beta: float | None
+    """That one beta."""
+
+    @property
+    def n_prompts(self) -> int:
+        """Prompts behind the curves, of the seed with the fewest."""
+        return min(len(curve.prompts) for curve in self.method)
+
+
+def pairing(study: Study, cell: str, base: str) -> Pairing:
+    """The curves to compare a cell with its base by.
+
+    Several betas make a curve of trained models, as in the paper; with one beta the curve follows training. Only
+    seeds that both were trained with at all of these points count, and prompts that were answered at all of them.
+    Raises:
+        ValueError: there is no such seed, or no such prompt.
+    """
+    shared = [beta for beta in study.betas(cell) if beta in study.betas(base)]
+    if not shared:
+        raise ValueError("they were trained with no beta in common")
+    seeds = _with_all(study, (cell, base), shared)
+    along = "beta" if len(shared) > 1 and seeds else "steps"
+    beta = None
+    if along == "steps":
+        beta = study.main_beta(cell) if study.main_beta(cell) in shared else shared[len(shared) // 2]
+        seeds = _with_all(study, (cell, base), [beta])
+    if not seeds:
+        raise ValueError("no seed was trained with both")
+    curves: dict[str, list[Curve]] = {cell: [], base: []}  # one entry where a cell is paired with itself
+    for seed in seeds:
+        points = {name: [study.trained["sft", None][seed].answers[0]] for name in curves}
+        for name in curves:
+            for value in [beta] if along == "steps" else shared:
+                trained = study.trained[name, value][seed]
+                steps = sorted(trained.answers) if along == "steps" else [trained.last]
+                points[name] += [trained.answers[step] for step in steps]
+        prompts = sorted(set.intersection(*(set(answers) for rows in points.values() for answers in rows)))
+        if not prompts:
+            raise ValueError(f"no prompt was answered at every point (seed {seed})")
+        for name in curves:
+            kl, quality = (
+                np.array([[answers[prompt][key] for prompt in prompts] for answers in points[name]])
+                for key in ("kl", "hc")
+            )
+            curves[name].append(Curve(kl, quality, prompts))
+    return Pairing(curves[cell], curves[base], seeds, along, beta)
+
+
+def _with_all(study: Study, cells: Sequence[str], betas: Sequence[float]) -> list[int]:
+    found = [set(study.trained[cell, beta]) for cell in cells for beta in betas]
+    return sorted(set.intersection(*found) & set(study.seeds))
+
+
+def losses_in(study: Study) -> list[str]:
+    """The losses of the report, in order."""
+    return [loss for loss in LOSSES if any(row["loss"] == loss for row in study.cells.values())]
