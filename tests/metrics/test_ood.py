@@ -78,6 +78,23 @@ def test_an_empty_reply_is_its_end(tokenizer: Any) -> None:
     assert examples[1].replies[1:3] == ((tokenizer.eos_token_id,), (tokenizer.eos_token_id,))
 
 
+def test_no_token_is_put_before_a_reply(tokenizer: Any) -> None:
+    """Many tokenizers begin every text with a token of their own, if they are let."""
+
+    class Greeting:
+        eos_token_id = tokenizer.eos_token_id
+
+        def __call__(self, text: str, add_special_tokens: bool = True) -> Any:
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            return {"input_ids": [1, *ids] if add_special_tokens else ids}
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(tokenizer, name)
+
+    found = sampled(True, False, True)
+    assert fixed_texts(Greeting(), PAIRS, found) == fixed_texts(tokenizer, PAIRS, found)
+
+
 def test_two_prompts_mismatch_each_other_and_one_cannot(tokenizer: Any) -> None:
     examples = fixed_texts(tokenizer, PAIRS[:2], sampled(True, True, True))
     assert [example.replies[3] for example in examples] == [examples[1].replies[0], examples[0].replies[0]]
@@ -112,7 +129,10 @@ def test_log_probabilities_are_those_of_a_plain_forward_pass(tokenizer: Any, mod
 
 def test_nothing_is_trained(model: Any) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    followed: list[bool] = []  # gradients would take as much memory as in a training
+    model.base_model.layers[0].register_forward_pre_hook(lambda *_: followed.append(torch.is_grad_enabled()))
     likelihoods(model, [Example((5, 6), ((7,), (8, 9), (10,), (11,)))], ["p"], 0, 100, "a test")
+    assert followed and not any(followed)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 

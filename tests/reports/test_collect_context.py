@@ -46,7 +46,8 @@ def test_training_has_a_row_a_logged_step(tmp_path: Path) -> None:
     rows = [row for row in report.training if row["cell"] == "tr_dpo_soft"]
     assert [(row["seed"], row["step"]) for row in rows] == [(seed, step) for seed in (2, 4) for step in (1, 2, 3, 4)]
     assert {row["beta"] for row in rows} == {0.05}
-    assert rows[1]["loss"] == pytest.approx(0.35)  # the training's
+    assert rows[1]["loss_value"] == pytest.approx(0.35)
+    assert {row["loss"] for row in rows} == {"dpo"}  # the method's: what figures are split by
     assert rows[1]["margin"] == pytest.approx(0.2)
     assert (rows[1]["name"], rows[1]["update"], rows[1]["method"]) == ("TR-DPO soft", "soft", "tr_dpo_soft")
     assert {row["cell"] for row in report.training} == {"dpo", "tr_dpo_soft"}
@@ -331,7 +332,7 @@ def test_no_number_that_is_none_leaves(tmp_path: Path) -> None:
     report = collect(runs)
     json.dumps(asdict(report), allow_nan=False)
     line = one(report.training, cell="dpo", seed=0, step=1)
-    assert (line["loss"], line["grad_norm"]) == (None, None)
+    assert (line["loss_value"], line["grad_norm"]) == (None, None)
     replies = [row["replies"]["dpo"]["hc"] for row in report.prompts]
     assert [value is None for value in replies] == [False, True] * 3
 

@@ -308,7 +308,9 @@ def test_another_judge_or_another_model_of_it_is_not_comparable(tmp_path: Path) 
     probe = made_run(tmp_path, "probe")
     asked = made_run(tmp_path, "asked", Made(settings=endpoint))
     other = made_run(tmp_path, "other", Made(settings=endpoint | {"judge.openai.model": "gpt-x"}))
-    same = made_run(tmp_path, "same", Made(settings=endpoint | {"judge.probe.layer": 1}))
+    faster = {"judge.probe.layer": 1, "judge.openai.concurrency": 2, "judge.openai.timeout_seconds": 5.0}
+    faster |= {"judge.openai.max_retries": 1, "judge.openai.batch": True, "judge.openai.prices": "mine.yaml"}
+    same = made_run(tmp_path, "same", Made(settings=endpoint | faster | {"judge.openai.api_key_env": "MY_KEY"}))
     kept, problems = comparable([asked, other, same, probe])
     assert [run.name for run in kept] == ["asked", "same"]
     assert "in judge.openai.model," in problems[0]

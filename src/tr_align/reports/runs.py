@@ -22,7 +22,11 @@ Reader = Callable[[str], str | None]
 
 FREE = ("seed", "methods", "ref_update", "beta", "mlflow")
 """Sections of params.yaml in which runs of one report may differ."""
-FREE_KEYS = {"judge": ("max_usd",), "align": ("checkpoint_minutes", "max_tokens")}
+HOW_ASKED = ("api_key_env", "concurrency", "timeout_seconds", "max_retries", "batch", "prices")
+FREE_KEYS = (
+    *("judge.max_usd", "align.checkpoint_minutes", "align.max_tokens"),
+    *(f"judge.openai.{key}" for key in HOW_ASKED),
+)
 """And keys of other sections that change no result."""
 OWN_SECTIONS = ("probe", "openai")
 
@@ -159,13 +163,10 @@ def flat(values: Row, prefix: str = "") -> Row:
 
 def _fixed(params: Params) -> Row:
     values = params.model_dump(mode="json", exclude=set(FREE))
-    for section, keys in FREE_KEYS.items():
-        for key in keys:
-            values[section].pop(key)
     for judge in OWN_SECTIONS:  # settings of a judge that was not asked
         if judge != params.judge.name:
             values["judge"].pop(judge)
-    return flat(values)
+    return {key: value for key, value in flat(values).items() if key not in FREE_KEYS}
 
 
 _AGAIN = {"missing": " (its stage did not finish)", "torn": "; run its stage again", "empty": "; run its stage again"}
