@@ -47,7 +47,7 @@ class Splits(Strict):
     sft: Count
     preferences: Count
     judge: Natural
-    evaluation: Count
+    evaluation: Annotated[Whole, Field(ge=2)]
 
 
 class Data(Strict):

@@ -42,7 +42,7 @@ def test_the_workspace_is_the_first_run(workspace: Path, built: Built, capsys: p
     assert cli.main(["report", "two", "one", "--out", "some/where"]) == 0
     ((report, folder),) = built
     assert folder == Path("some/where")
-    assert seeds(report) == [("workspace", 0), ("two", 2), ("one", 1)]
+    assert seeds(report) == [("this workspace", 0), ("two", 2), ("one", 1)]
     assert report.context["seeds"] == [0, 1, 2]
     shown = capsys.readouterr().out
     assert shown.startswith("the summary\n")
@@ -53,12 +53,12 @@ def test_the_workspace_is_the_first_run(workspace: Path, built: Built, capsys: p
 def test_without_options_it_is_the_workspace_alone(workspace: Path, built: Built) -> None:
     assert cli.main(["report"]) == 0
     ((report, folder),) = built
-    assert (seeds(report), folder) == ([("workspace", 0)], Path("reports/joined"))
+    assert (seeds(report), folder) == ([("this workspace", 0)], Path("reports/joined"))
 
 
 def test_a_run_named_twice_counts_once(workspace: Path, built: Built) -> None:
     assert cli.main(["report", "one", "one"]) == 0
-    assert seeds(built[0][0]) == [("workspace", 0), ("one", 1)]
+    assert seeds(built[0][0]) == [("this workspace", 0), ("one", 1)]
 
 
 def test_what_is_no_folder_is_a_revision(workspace: Path, built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,14 +74,14 @@ def test_what_is_no_folder_is_a_revision(workspace: Path, built: Built, monkeypa
     assert cli.main(["report", "v1", "one"]) == 0
     assert asked == ["v1"]
     assert cli.main(["report", "v1", "one", "--experiments"]) == 0
-    assert [name for name, _ in seeds(built[1][0])] == ["workspace", "v1", "one", "cold-eel"]
+    assert [name for name, _ in seeds(built[1][0])] == ["this workspace", "v1", "one", "cold-eel"]
 
 
 def test_what_is_left_out_is_noted(workspace: Path, built: Built, capsys: pytest.CaptureFixture[str]) -> None:
     write(workspace / "odd", Made(settings={"align.learning_rate": 0.5}))
     (workspace / "one" / "likelihoods" / "dpo.jsonl").unlink()
     assert cli.main(["report", "one", "odd"]) == 0
-    assert seeds(built[0][0]) == [("workspace", 0), ("one", 1)]
+    assert seeds(built[0][0]) == [("this workspace", 0), ("one", 1)]
     lines = capsys.readouterr().out.splitlines()
     assert [line[:40] for line in lines if line.startswith("  note: ")] == [
         "  note: odd is left out: it differs from",
@@ -102,7 +102,7 @@ def test_a_workspace_without_a_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(["report"]) == 1
-    assert capsys.readouterr().err.startswith("error: workspace: has no params.yaml; give the folder of a run")
+    assert capsys.readouterr().err.startswith("error: this workspace: has no params.yaml; give the folder of a run")
     assert built == []
 
 

@@ -77,8 +77,9 @@ def test_every_kind_by_hand(tmp_path: Path) -> None:
         "matched_kl/tr_dpo_hard": (0.6, "HC points", "supported", 2 * P),
         "area/tr_dpo_soft": (1.0, "HC points × nats", "supported", 2 * P),
         "area/tr_dpo_hard": (0.2, "HC points × nats", "supported", 2 * P),
-        "duel/tr_dpo_soft": (100.0, "percentage points", "supported", 2 * P),
-        "duel/tr_dpo_hard": (-100.0, "percentage points", "contradicted", 2 * P),
+        # Six of six, as a coin: p = 2 / 2^6, and no more than a hint after Holm.
+        "duel/tr_dpo_soft": (100.0, "percentage points", "inconclusive", 2 / 32),
+        "duel/tr_dpo_hard": (-100.0, "percentage points", "inconclusive", 2 / 32),
         "reach/tr_dpo_soft": (4.0, "nats", "supported", 2 * P),
         "reach/tr_dpo_hard": (6.0, "nats", "supported", 2 * P),
         "fall/tr_dpo_soft": (0.0, "HC points", "inconclusive", 1.0),
@@ -87,7 +88,10 @@ def test_every_kind_by_hand(tmp_path: Path) -> None:
     assert list(rows) == list(expected)
     for name, (effect, unit, verdict_, p_holm) in expected.items():
         row = rows[name]
-        assert (row["effect"], row["ci"]) == (pytest.approx(effect), pytest.approx([effect, effect])), name
+        # Clopper & Pearson: the share of wins is at least 0.025^(1/6), wins minus losses twice that less one.
+        near = (200 * 0.025 ** (1 / 6) - 100) * effect / 100
+        ends = sorted([near, effect]) if row["kind"] == "duel" else [effect, effect]
+        assert (row["effect"], row["ci"]) == (pytest.approx(effect), pytest.approx(ends)), name
         assert (row["unit"], row["verdict"]) == (unit, verdict_), name
         assert row["p_holm"] == pytest.approx(p_holm), name
         assert (row["seeds"], row["beta"], row["base"]) == ([0], 0.05, "DPO"), name
@@ -286,17 +290,17 @@ NEARLY = row("H", "inconclusive", 0.4)
         ([A, B, C], "Yes: A, B and C kept more quality than the base at the same KL."),
         (
             [A, OPEN, OPENER],
-            "In part: A kept more quality than the base at the same KL; of the other 2 the difference cannot be told "
+            "In part: A kept more quality than the base at the same KL; for the other 2 the difference cannot be told "
             "from zero.",
         ),
         ([A, DOWN], "In part: A kept more quality than the base at the same KL, D kept less."),
         (
             [A, DOWN, OPEN],
-            "In part: A kept more quality than the base at the same KL, D kept less; of the other 1 the difference "
+            "In part: A kept more quality than the base at the same KL, D kept less; for the other one the difference "
             "cannot be told from zero.",
         ),
         ([DOWN], "No: D kept less."),
-        ([DOWN, DOWNER, OPEN], "No: D and E kept less; of the other 1 the difference cannot be told from zero."),
+        ([DOWN, DOWNER, OPEN], "No: D and E kept less; for the other one the difference cannot be told from zero."),
         ([OPEN], "No: this run does not show that the one trust-region method keeps more quality than its base at the "
          "same KL."),
         (

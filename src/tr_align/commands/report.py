@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     from tr_align.reports.runs import experiments, from_folder, from_revision, load
 
     names = [*options.runs, *(experiments() if options.experiments else [])]
-    loaded = [load("workspace", from_folder("."))]
+    loaded = [load("this workspace", from_folder("."))]
     for name in dict.fromkeys(names):
         loaded.append(load(name, from_folder(name) if Path(name).is_dir() else from_revision(name)))
     report = collect(loaded)

@@ -105,6 +105,7 @@ class Peak:
     kl: float
     """KL of the highest point, in nats."""
     kl_ci: list[float]
+    """Over prompts and seeds, by resampling both; of few seeds it knows little."""
     quality: float
     """Quality there."""
     drop: Estimate
@@ -127,8 +128,15 @@ def peak(curves: Sequence[Curve], resamples: int, seed: int) -> Peak:
     kl = np.mean([curve.kl.mean(1) for curve in curves], axis=0)
     quality = np.mean([np.nanmean(curve.quality, axis=1) for curve in curves], axis=0)
     top, last = int(np.argmax(quality)), int(np.argmax(kl))
-    kls = np.mean([weighted_means(curve.kl, w) for curve, w in zip(curves, counts, strict=True)], axis=0)
-    heights = np.mean([weighted_means(curve.quality, w) for curve, w in zip(curves, counts, strict=True)], axis=0)
+    # Seeds are drawn anew too; with one there is no other to draw.
+    drawn = np.random.default_rng(seed).integers(0, len(curves), size=(len(curves), resamples))
+    kls, heights = (
+        np.take_along_axis(np.stack(means), drawn[:, None], 0).mean(0)
+        for means in (
+            [weighted_means(curve.kl, w) for curve, w in zip(curves, counts, strict=True)],
+            [weighted_means(curve.quality, w) for curve, w in zip(curves, counts, strict=True)],
+        )
+    )
     valid = ~np.isnan(heights).any(0)
     lost = [losses(curve, last) for curve in curves]
     drop = mean_over_seeds(lost, [curve.prompts for curve in curves], resamples, seed, mean_ci)

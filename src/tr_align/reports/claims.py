@@ -121,7 +121,7 @@ def _row(kind: str, study: Study, one: Comparison, estimate: Estimate, extra: Ro
         "p": estimate.p,
         "p_holm": p_holm,
         **extra,
-        "evidence": f"{where} ({count(extra)}); Holm-corrected p = {p_holm:.2g}",
+        "evidence": f"{where} ({count(extra)}); Holm-corrected p {p_text(p_holm)}",
         "paper": _paper(kind, cell["method"]),
     }
 
@@ -171,7 +171,8 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             first += " Every 95 % interval contains zero." if _all_contain_zero(tested) else " None is significant."
     else:
         answer = "Yes" if better and not worse and not open_ones else ("No" if worse and not better else "In part")
-        rest = f"; of the other {open_ones} the difference cannot be told from zero" if open_ones else ""
+        others = "the other one" if open_ones == 1 else f"the other {open_ones}"
+        rest = f"; for {others} the difference cannot be told from zero" if open_ones else ""
         first = f"{answer}: {', '.join(parts)}{rest}."
     return [first, _largest(tested)]
 
@@ -201,6 +202,11 @@ def _names(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _all_contain_zero(rows: Sequence[Mapping[str, Any]]) -> bool:
     return all(row["ci"][0] <= 0 <= row["ci"][1] for row in rows)
+
+
+def p_text(p: float) -> str:
+    """`= 0.03`, or `< 0.001`: bootstraps and small samples say no more."""
+    return "< 0.001" if p < 0.001 else f"= {p:.2g}"
 
 
 def _paper(kind: str, method: str) -> Row:

@@ -45,6 +45,12 @@ def collect(runs: Sequence[Run], seconds: Mapping[str, float] | None = None) -> 
     tested = claims(sorted_runs, found, failed)
     points = _points(sorted_runs, resamples, seed)
     problems = [*left_out, *sorted_runs.problems, *_unread(sorted_runs)]
+    problems += [
+        f"{sorted_runs.cells[one.cell]['name']} is compared with its base along the training at β = "
+        f"{one.pairing.beta:g}: no seed was trained with all their betas"
+        for one in found
+        if one.pairing.along == "steps" and len(sorted_runs.by_loss(sorted_runs.cells[one.cell]["loss"])) > 1
+    ]
     problems += [f"{sorted_runs.cells[cell]['name']} could not be compared: {why}" for cell, why in failed.items()]
     parts = dict(
         context=_context(sorted_runs, points, seconds or {}) | {"verdict": verdict(tested)},

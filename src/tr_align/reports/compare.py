@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 from tr_align.metrics.frontier import Difference, Peak, difference, losses, peak
 from tr_align.metrics.seeds import Estimate, mean_over_seeds
@@ -80,7 +81,7 @@ def _compare(study: Study, cell: str, base: str, resamples: int, seed: int) -> C
         base,
         curves,
         difference(curves.method, curves.base, resamples, seed),
-        _shares_apart(mean_over_seeds(points, met, resamples, seed, mean_ci)),
+        _duel(points, met, resamples, seed),
         min(map(len, met), default=0),
         mean_over_seeds([pair[0] - pair[1] for pair in kl], ids, resamples, seed, mean_ci),
         min(map(len, ids), default=0),
@@ -96,10 +97,19 @@ def _points(outcome: float) -> float:
     return outcome if np.isnan(outcome) else float(outcome == 1) - float(outcome == 0)
 
 
-def _shares_apart(estimate: Estimate | None) -> Estimate | None:
-    """A difference of two shares, which is between -1 and 1: Student's t for two seeds knows nothing of it."""
+def _duel(points: Sequence[Array], met: Sequence[Sequence[str]], resamples: int, seed: int) -> Estimate | None:
+    """Wins minus losses, a difference of two shares: its interval ends at -1 and 1, which Student's t does not know.
+
+    Where every duel went the same way resampling shows no spread; interval and p are then exact, as for a coin.
+    """
+    estimate = mean_over_seeds(points, met, resamples, seed, mean_ci)
     if estimate is None:
         return None
+    if abs(estimate.value) == 1:
+        n = sum(int((~np.isnan(values)).sum()) for values in points)
+        exact = binomtest(n if estimate.value > 0 else 0, n)
+        ends = exact.proportion_ci(method="exact")
+        return Estimate(estimate.value, [2 * float(ends.low) - 1, 2 * float(ends.high) - 1], float(exact.pvalue))
     return Estimate(estimate.value, [max(estimate.ci[0], -1.0), min(estimate.ci[1], 1.0)], estimate.p)
 
 

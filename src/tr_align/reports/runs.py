@@ -129,7 +129,7 @@ def from_revision(revision: str) -> Reader:
     def read(path: str) -> str | None:
         try:
             return str(files.read_text(path, encoding="utf-8"))
-        except (FileNotFoundError, DvcException):  # not in the revision, or not in the cache
+        except (OSError, DvcException):  # not in the revision, not in the cache, or the remote cannot be reached
             return None
 
     return read
