@@ -39,9 +39,9 @@ def test_a_row_a_kind_and_trust_region_method_in_order(tmp_path: Path) -> None:
     assert [row["claim"] for row in rows if row["method"] == "tr_ipo_hard"] == [
         "TR-IPO hard keeps more quality than IPO at the same KL",
         "TR-IPO hard's curve of quality against KL lies above IPO's",
+        "TR-IPO hard ends with more quality than IPO, at whatever KL",
         "TR-IPO hard beats IPO in duels",
         "TR-IPO hard moves further from the SFT model than IPO",
-        "TR-IPO hard loses less quality after its peak than IPO",
     ]
     always = {"id", "kind", "cell", "name", "method", "loss", "update", "alpha", "every", "tau", "base", "claim"}
     always |= {
@@ -77,13 +77,13 @@ def test_every_kind_by_hand(tmp_path: Path) -> None:
         "matched_kl/tr_dpo_hard": (0.6, "HC points", "supported", 2 * P),
         "area/tr_dpo_soft": (1.0, "HC points × nats", "supported", 2 * P),
         "area/tr_dpo_hard": (0.2, "HC points × nats", "supported", 2 * P),
+        "trained/tr_dpo_soft": (3.5, "HC points", "supported", 2 * P),
+        "trained/tr_dpo_hard": (-2.0, "HC points", "contradicted", 2 * P),
         # Six of six, as a coin: p = 2 / 2^6, and no more than a hint after Holm.
         "duel/tr_dpo_soft": (100.0, "percentage points", "inconclusive", 2 / 32),
         "duel/tr_dpo_hard": (-100.0, "percentage points", "inconclusive", 2 / 32),
         "reach/tr_dpo_soft": (4.0, "nats", "supported", 2 * P),
         "reach/tr_dpo_hard": (6.0, "nats", "supported", 2 * P),
-        "fall/tr_dpo_soft": (0.0, "HC points", "inconclusive", 1.0),
-        "fall/tr_dpo_hard": (-3.0, "HC points", "contradicted", 2 * P),
     }
     assert list(rows) == list(expected)
     for name, (effect, unit, verdict_, p_holm) in expected.items():
@@ -95,9 +95,8 @@ def test_every_kind_by_hand(tmp_path: Path) -> None:
         assert (row["unit"], row["verdict"]) == (unit, verdict_), name
         assert row["p_holm"] == pytest.approx(p_holm), name
         assert (row["seeds"], row["beta"], row["base"]) == ([0], 0.05, "DPO"), name
-        assert row["n_prompts"] == (6 if row["kind"] in ("duel", "reach") else 4), name
+        assert row["n_prompts"] == (4 if row["kind"] in ("matched_kl", "area") else 6), name
         assert row["kl"] == (4.0 if row["kind"] == "matched_kl" else None), name
-    assert rows["fall/tr_dpo_soft"]["p"] == 1.0
     assert rows["reach/tr_dpo_hard"]["p"] == pytest.approx(P)
     assert rows["matched_kl/tr_dpo_soft"]["probability_of_improvement"] == 1.0
     assert rows["matched_kl/tr_dpo_soft"]["probability_of_improvement_ci"] == pytest.approx([0.025 ** (1 / 6), 1.0])
@@ -114,7 +113,9 @@ def test_the_evidence_in_words(tmp_path: Path) -> None:
     sure = Estimate(0.42, [0.11, 0.73], 0.0123)
     share = Estimate(0.125, [-0.05, 0.3], 0.2)
     difference = replace(found.difference, at=[Estimate(9.0, [8.0, 10.0], 0.5), sure], area=sure)
-    changed = replace(found, difference=difference, duel=share, reach=sure, fall=sure, reach_prompts=7, duel_prompts=5)
+    changed = replace(
+        found, difference=difference, duel=share, reach=sure, quality=sure, reach_prompts=7, duel_prompts=5
+    )
     rows = {row["kind"]: row for row in claims(sorted_runs, [changed], {})}
     assert {kind: row["evidence"] for kind, row in rows.items()} == {
         "matched_kl": "HC differs by +0.42 [+0.11, +0.73] at 4.0 nats, the largest KL both reached (4 prompts, "
@@ -124,8 +125,8 @@ def test_the_evidence_in_words(tmp_path: Path) -> None:
         "duel": "wins minus losses +12 [-5, +30] percentage points (5 prompts, 1 seed); Holm-corrected p = 0.2",
         "reach": "the trained models' KL differs by +0.42 [+0.11, +0.73] nats (7 prompts, 1 seed); "
         "Holm-corrected p = 0.012",
-        "fall": "the base loses +0.42 [+0.11, +0.73] HC points more from its peak to its largest KL (4 prompts, "
-        "1 seed); Holm-corrected p = 0.012",
+        "trained": "HC of the trained models differs by +0.42 [+0.11, +0.73] points (7 prompts, 1 seed); "
+        "Holm-corrected p = 0.012",
     }
     assert (rows["duel"]["effect"], rows["duel"]["ci"], rows["duel"]["p"]) == (12.5, [-5.0, 30.0], 0.2)
     assert (rows["duel"]["n_prompts"], rows["reach"]["n_prompts"], rows["area"]["n_prompts"]) == (5, 7, 4)
@@ -169,7 +170,7 @@ def test_p_values_are_corrected_within_a_kind(tmp_path: Path) -> None:
 
 def test_a_kind_that_could_not_be_measured_has_no_row(tmp_path: Path) -> None:
     sorted_runs, (found, *_), _ = prepared(tmp_path, Made())
-    changed = replace(found, duel=None, reach=None, fall=None, improvement=None)
+    changed = replace(found, duel=None, reach=None, quality=None, improvement=None)
     rows = claims(sorted_runs, [changed], {})
     assert [row["kind"] for row in rows] == ["matched_kl", "area"]
     assert "probability_of_improvement" not in rows[0]
@@ -201,7 +202,7 @@ def test_with_several_betas_duels_are_of_one_and_curves_of_all(tmp_path: Path) -
         "area": (None, 6),
         "duel": (0.1, 6),
         "reach": (0.1, 6),
-        "fall": (None, 6),
+        "trained": (0.1, 6),
     }
 
 
@@ -235,8 +236,8 @@ def test_the_other_kinds_have_what_the_paper_says_and_no_number(tmp_path: Path) 
     assert [(row["kind"], row["paper"]["value"], row["paper"]["unit"], row["paper"]["trust"]) for row in rows] == [
         ("matched_kl", None, None, "verified"),
         ("area", None, None, None),
+        ("trained", None, None, "weak"),
         ("reach", None, None, "secondary"),
-        ("fall", None, None, "verified"),
     ]
     assert all(row["paper"]["text"] for row in rows)
     assert len({row["paper"]["text"] for row in rows}) == 4

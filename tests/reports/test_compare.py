@@ -58,8 +58,8 @@ ALL = ("dpo", "tr_dpo_soft", "tr_dpo_hard")
 
 
 def test_every_measure_by_hand(tmp_path: Path) -> None:
-    """Soft: 1 above the base at 4 nats, where the base ends; level up to 2 nats, so an area of 1; 8 - 4 nats further;
-    neither falls. Hard: 0.6 above at 4, 0.2 under at 2, area -0.2 + 0.4; 10 - 4 nats; and falls by 3."""
+    """Soft: 1 above the base at 4 nats, where the base ends; level up to 2 nats, so an area of 1; 8 - 4 nats further,
+    9.5 - 6 higher. Hard: 0.6 above at 4, 0.2 under at 2, area -0.2 + 0.4; 10 - 4 nats further, and 4 - 6 lower."""
     found = of(tmp_path, Made(methods=ALL))
     assert list(found) == ["tr_dpo_soft", "tr_dpo_hard"]
     soft, hard = found.values()
@@ -68,13 +68,12 @@ def test_every_measure_by_hand(tmp_path: Path) -> None:
     assert numbers(soft.difference.at[-1]) == pytest.approx((1, 1, 1))
     assert numbers(soft.difference.area) == pytest.approx((1, 1, 1))
     assert numbers(soft.reach) == (4, 4, 4)
-    assert numbers(soft.fall) == (0, 0, 0)
+    assert numbers(soft.quality) == pytest.approx((3.5, 3.5, 3.5))
     assert numbers(hard.difference.at[-1]) == pytest.approx((0.6, 0.6, 0.6))
     assert numbers(hard.difference.area) == pytest.approx((0.2, 0.2, 0.2))
     assert numbers(hard.reach) == (6, 6, 6)
-    assert numbers(hard.fall) == pytest.approx((-3, -3, -3))
-    assert hard.fall is not None and hard.fall.p == pytest.approx(P)
-    assert soft.fall is not None and soft.fall.p == 1
+    assert numbers(hard.quality) == pytest.approx((-2, -2, -2))
+    assert hard.quality is not None and hard.quality.p == pytest.approx(P)
     assert (soft.duel_prompts, soft.reach_prompts, soft.pairing.n_prompts) == (6, 6, 4)
 
 
@@ -128,8 +127,8 @@ def test_two_seeds_by_hand(tmp_path: Path) -> None:
     assert found.seeds == found.pairing.seeds == [0, 1]
     assert numbers(found.difference.at[-1]) == pytest.approx((2, 2 - HALF_WIDTH, 2 + HALF_WIDTH), rel=1e-4)
     assert numbers(found.reach) == pytest.approx((5, 5 - HALF_WIDTH, 5 + HALF_WIDTH), rel=1e-4)
-    # The second now falls from 11 to 9.5, the base never: 0 and -1.5.
-    assert numbers(found.fall)[0] == pytest.approx(-0.75)
+    # Both end at 9.5, the base at 6.
+    assert numbers(found.quality) == pytest.approx((3.5, 3.5, 3.5))
 
 
 def test_two_seeds_on_one_prompt_are_as_sure_as_two_seeds(tmp_path: Path) -> None:
@@ -141,34 +140,9 @@ def test_two_seeds_on_one_prompt_are_as_sure_as_two_seeds(tmp_path: Path) -> Non
     assert found.p == pytest.approx(0.2952, rel=1e-3)
 
 
-def test_the_fall_of_the_base_counts_for_the_method(tmp_path: Path) -> None:
-    """The base falls from 6 to 3, soft from 8 to 7: the base loses 2 more."""
-    heights = {("dpo", 2): 6.0, ("dpo", 4): 3.0, ("tr_dpo_soft", 2): 8.0, ("tr_dpo_soft", 4): 7.0}
-    made = Made(hc=lambda method, step, prompt: heights.get((method, step), 5.0) + LUCK[prompt])
-    assert numbers(of(tmp_path, made)["tr_dpo_soft"].fall) == pytest.approx((2, 2, 2))
-
-
-def test_falls_are_measured_to_the_largest_kl_and_not_to_the_last_step(tmp_path: Path) -> None:
-    """Soft is at 8 nats after step 2 and back at 6 at the end: from its peak, the end, to step 2 it loses 1."""
-    heights = {("tr_dpo_soft", 2): 8.5, ("tr_dpo_soft", 4): 9.5}
-    nats = {("tr_dpo_soft", 2): 8.0, ("tr_dpo_soft", 4): 6.0}
-    made = Made(
-        hc=lambda method, step, prompt: heights.get((method, step), 5.0) + LUCK[prompt],
-        kl=lambda method, step, prompt: nats.get((method, step), kl(method, step, prompt)),
-    )
-    found = of(tmp_path, made)["tr_dpo_soft"]
-    assert numbers(found.fall) == pytest.approx((-1, -1, -1))
-    back = {("dpo", 2): 4.0, ("dpo", 4): 3.0}
-    made.kl = lambda method, step, prompt: back.get((method, step), nats.get((method, step), 0.0))
-    made.hc = lambda method, step, prompt: {("dpo", 2): 7.0, ("dpo", 4): 9.0}.get((method, step), 5.0) + LUCK[prompt]
-    assert numbers(of(tmp_path / "base", made)["tr_dpo_soft"].fall) == pytest.approx((2, 2, 2))
-
-
-def test_one_prompt_has_no_halves_to_find_a_peak_in(tmp_path: Path) -> None:
+def test_one_prompt_is_enough_to_compare(tmp_path: Path) -> None:
     found = of(tmp_path, Made(curve=(0,)))["tr_dpo_soft"]
-    assert found.fall is None
     assert found.difference.at[-1].value == pytest.approx(1.0)
-    assert of(tmp_path / "two", Made(curve=(0, 1)))["tr_dpo_soft"].fall is not None
 
 
 def test_improvement_of_one_seed(tmp_path: Path) -> None:

@@ -28,18 +28,18 @@ SIGNIFICANT = 0.05
 KINDS = {
     "matched_kl": "{method} keeps more quality than {base} at the same KL",
     "area": "{method}'s curve of quality against KL lies above {base}'s",
+    "trained": "{method} ends with more quality than {base}, at whatever KL",
     "duel": "{method} beats {base} in duels",
     "reach": "{method} moves further from the SFT model than {base}",
-    "fall": "{method} loses less quality after its peak than {base}",
 }
 """What the paper claims, by kind. The first is its main one."""
 
 UNITS = {
     "matched_kl": "HC points",
     "area": "HC points × nats",
+    "trained": "HC points",
     "duel": "percentage points",
     "reach": "nats",
-    "fall": "HC points",
 }
 
 
@@ -89,15 +89,12 @@ def _measured(kind: str, one: Comparison) -> tuple[Estimate, Row] | None:
             return None
         points = Estimate(100 * share.value, [100 * end for end in share.ci], share.p)
         return points, trained | {"kl": None, "where": "wins minus losses {} percentage points"}
-    if kind == "reach":
-        where = "the trained models' KL differs by {} nats"
-        return (
-            None
-            if one.reach is None
-            else (one.reach, trained | {"n_prompts": one.reach_prompts, "kl": None, "where": where})
-        )
-    where = "the base loses {} HC points more from its peak to its largest KL"
-    return None if one.fall is None else (one.fall, curves | {"kl": None, "where": where})
+    ends = trained | {"n_prompts": one.reach_prompts, "kl": None}
+    if kind == "trained":
+        where = "HC of the trained models differs by {} points"
+        return None if one.quality is None else (one.quality, ends | {"where": where})
+    where = "the trained models' KL differs by {} nats"
+    return None if one.reach is None else (one.reach, ends | {"where": where})
 
 
 def _row(kind: str, study: Study, one: Comparison, estimate: Estimate, extra: Row, p_holm: float) -> Row:

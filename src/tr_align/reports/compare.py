@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from tr_align.metrics.frontier import Difference, Peak, difference, losses, peak
+from tr_align.metrics.frontier import Difference, Peak, difference, peak
 from tr_align.metrics.seeds import Estimate, mean_over_seeds
 from tr_align.metrics.win_rate import improvement_over_runs, improvement_over_tasks, probability_of_improvement
 from tr_align.reports.study import Pairing, Study, pairing
@@ -32,12 +32,12 @@ class Comparison:
     reach: Estimate | None
     """How much further from the SFT model the trained model is than the base's, in nats."""
     reach_prompts: int
-    fall: Estimate | None
-    """How much more quality the base loses after its peak, in HC points."""
+    quality: Estimate | None
+    """How much higher the trained model's HC is than the base's, wherever along KL the two are, in points."""
     improvement: tuple[float, list[float]] | None
     """Probability of improvement in HC between the trained models, and its interval."""
     beta: float
-    """Of the trained models in `duel`, `reach` and `improvement`."""
+    """Of the trained models in `duel`, `reach`, `quality` and `improvement`."""
     seeds: list[int]
     """And their seeds."""
 
@@ -85,7 +85,7 @@ def _compare(study: Study, cell: str, base: str, resamples: int, seed: int) -> C
         min(map(len, met), default=0),
         mean_over_seeds([pair[0] - pair[1] for pair in kl], ids, resamples, seed, mean_ci),
         min(map(len, ids), default=0),
-        _fall(curves, resamples, seed),
+        mean_over_seeds([pair[0] - pair[1] for pair in hc], ids, resamples, seed, mean_ci),
         _improvement(hc, ids, resamples, seed),
         beta,
         seeds,
@@ -111,18 +111,6 @@ def _duel(points: Sequence[Array], met: Sequence[Sequence[str]], resamples: int,
         ends = exact.proportion_ci(method="exact")
         return Estimate(estimate.value, [2 * float(ends.low) - 1, 2 * float(ends.high) - 1], float(exact.pvalue))
     return Estimate(estimate.value, [max(estimate.ci[0], -1.0), min(estimate.ci[1], 1.0)], estimate.p)
-
-
-def _fall(curves: Pairing, resamples: int, seed: int) -> Estimate | None:
-    """What the base loses after its peak beyond what the method loses after its own, on the same prompts."""
-    if min(len(curve.prompts) for curve in curves.method) < 2:
-        return None
-    ids = [curve.prompts for curve in curves.method]
-    lost = [
-        losses(theirs, int(theirs.kl.mean(1).argmax())) - losses(ours, int(ours.kl.mean(1).argmax()))
-        for ours, theirs in zip(curves.method, curves.base, strict=True)
-    ]
-    return mean_over_seeds(lost, ids, resamples, seed, mean_ci)
 
 
 def _improvement(

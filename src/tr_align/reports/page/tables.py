@@ -23,12 +23,12 @@ TRUST = {
 KINDS = {
     "matched_kl": ("More quality at the same KL", "Its HC minus its base’s, at the largest KL that both reached."),
     "area": ("More quality along the whole curve", "The area between its curve of HC against KL and its base’s."),
+    "trained": ("More quality at the end of training", "HC of the trained model minus its base’s, whatever their KL."),
     "duel": (
         "Wins against its base method",
         "Share of prompts won minus share lost, of the trained models.",
     ),
     "reach": ("Moves further from SFT", "KL of the trained model minus that of its base."),
-    "fall": ("Loses less after its peak", "HC that the base loses beyond its peak, minus what this method loses."),
 }
 """By kind of claim, its heading and what its effect is."""
 
