@@ -165,7 +165,7 @@ def ood() -> list[dict[str, Any]]:
     for method in METHODS:
         for step in (0, *STEPS):
             for kind, fall in slope.items():
-                token = around("per_token", -1.4 + fall * step, 0.1)
+                token = around("per_token", -1.4 + fall * step, 0.1) | around("change", fall * step, 0.02)
                 row = cell(method) | {"beta": 0.05, "seeds": [0, 1], "step": step, "kind": kind, "n": 48}
                 rows.append(row | token | around("per_reply", 50 * (-1.4 + fall * step), 5.0))
     return rows

@@ -76,9 +76,13 @@ def test_likelihoods_by_hand(tmp_path: Path) -> None:
         assert (row["beta"], row["seeds"], row["n"], row["name"]) == (0.05, [0], 4, "DPO")
         assert row["per_reply"] == pytest.approx(-7.5 - row["step"])
         assert row["per_token"] == pytest.approx(-2.5 - row["step"] * 25 / 48)
+        assert row["change"] == pytest.approx(-row["step"] * 25 / 48)
     values = -np.array([1.0, 4.0, 9.0, 16.0])
     assert around(rows[0], "per_reply") == pytest.approx(mean_ci(values, RESAMPLES, 0)[1])
     assert around(rows[0], "per_token") == pytest.approx(mean_ci(-np.arange(1.0, 5.0), RESAMPLES, 0)[1])
+    # The change is taken text by text: its interval has nothing of how much the texts differ.
+    assert around(rows[8], "change") == pytest.approx(mean_ci(-4 / np.arange(1.0, 5.0), RESAMPLES, 0)[1])
+    assert around(rows[0], "change") == pytest.approx([0.0, 0.0])
     assert {row["cell"] for row in report.ood} == {"dpo", "tr_dpo_soft"}
 
 

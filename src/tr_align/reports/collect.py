@@ -20,6 +20,7 @@ from tr_align.reports import card
 from tr_align.reports.claims import claims, verdict
 from tr_align.reports.common import count_text
 from tr_align.reports.compare import comparisons, frontier_rows, peak_rows, spread
+from tr_align.reports.likelihoods import likelihood_rows
 from tr_align.reports.results import Report
 from tr_align.reports.runs import Run, comparable, flat
 from tr_align.reports.study import Study, study
@@ -61,7 +62,7 @@ def collect(runs: Sequence[Run], seconds: Mapping[str, float] | None = None) -> 
         claims=tested,
         training=_training(sorted_runs),
         updates={cell: _updates(row, first.align.steps) for cell, row in sorted_runs.cells.items() if cell != "sft"},
-        ood=_ood(sorted_runs, resamples, seed),
+        ood=likelihood_rows(sorted_runs, resamples, seed),
         prompts=_prompts(sorted_runs),
         problems=problems,
     )
@@ -179,32 +180,6 @@ def _updates(cell: Mapping[str, Any], steps: int) -> list[int]:
     """The steps after which the reference moves; the last step's update would come after the training."""
     interval = {"none": None, "soft": cell["every"], "hard": cell["tau"]}[cell["update"]]
     return list(range(interval, steps, interval)) if interval else []
-
-
-def _ood(study: Study, resamples: int, seed: int) -> list[Row]:
-    rows = []
-    for (cell, beta), by_seed in study.trained.items():
-        measured = {s: trained for s, trained in by_seed.items() if trained.likelihoods and cell != "sft"}
-        # Before the first step every policy is the SFT model.
-        lines = {s: study.trained["sft", None][s].likelihoods + trained.likelihoods for s, trained in measured.items()}
-        keys = dict.fromkeys((line["step"], line["kind"]) for rows_of in lines.values() for line in rows_of)
-        for step, kind in keys:
-            of_seed = {
-                s: [line for line in rows_of if (line["step"], line["kind"]) == (step, kind)]
-                for s, rows_of in lines.items()
-            }
-            of_seed = {s: found for s, found in of_seed.items() if found}
-            row = study.cells[cell] | {"beta": beta, "seeds": sorted(of_seed), "step": step, "kind": kind}
-            ids = [[line["prompt_id"] for line in found] for found in of_seed.values()]
-            for name, value in (("per_token", lambda line: line["logp"] / line["tokens"]), ("per_reply", _logp)):
-                values = [np.array([value(line) for line in found]) for found in of_seed.values()]
-                row |= spread(name, mean_over_seeds(values, ids, resamples, seed, mean_ci))
-            rows.append(row | {"n": min(map(len, ids))})
-    return rows
-
-
-def _logp(line: Row) -> float:
-    return float(line["logp"])
 
 
 def _prompts(study: Study) -> list[Row]:

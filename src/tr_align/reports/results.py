@@ -68,8 +68,9 @@ class Report:
 
     ood: Sequence[Row]
     """Log-probabilities of fixed texts under each policy: CELL, `beta`, `seeds`, `step`, `kind` ("chosen", "rejected",
-    "sft", "mismatched"; see :mod:`tr_align.metrics.ood`), `per_token`, `per_token_lo`, `per_token_hi`, `per_reply`,
-    `per_reply_lo`, `per_reply_hi` (nats), `n`. Empty where it was not measured."""
+    "sft", "mismatched"; see :mod:`tr_align.metrics.ood`), and in nats `per_token`, `per_token_lo`, `per_token_hi`, the
+    same of `per_reply`, and of `change` (since the SFT model, per token, text by text); `n`. Empty where it was not
+    measured."""
 
     prompts: Sequence[Row]
     """The reply browser, a row a prompt of one run (context["runs"][0]): `id`, `prompt` (text), `replies`: by cell, in

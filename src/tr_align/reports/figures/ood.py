@@ -12,19 +12,19 @@ from tr_align.reports.results import CELL, Report
 from tr_align.reports.theme import Layout, Spec
 
 KINDS = {"chosen": "chosen", "rejected": "rejected", "sft": "SFT's samples", "mismatched": "mismatched"}
-COLUMNS = (*CELL, "beta", "seeds", "step", "kind", *with_ends("per_token"), "n")
+COLUMNS = (*CELL, "beta", "seeds", "step", "kind", *with_ends("change"), *with_ends("per_token"), "n")
 
 
 def ood(report: Report) -> Figure | None:
-    """Log-probability per token along training, a row of panels a kind of text."""
-    measured = [row for row in tidy(report.ood, COLUMNS) if row["kind"] in KINDS and known(row, "per_token")]
+    """What each kind of text has gained or lost since SFT, in log-probability per token; a row of panels a kind."""
+    measured = [row for row in tidy(report.ood, COLUMNS) if row["kind"] in KINDS and known(row, "change")]
     rows = most_rows([row for row in measured if row["method"] != "sft"])
     if not rows:
         return None
     kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in rows)]
     measures = [
         Measure(
-            Quantity("per_token", KINDS[kind], 2, "log-probability per token"),
+            Quantity("change", KINDS[kind], 2, "change"),
             only=f"datum.kind === '{kind}'",
             rows=[row for row in rows if row["kind"] == kind],
         )
@@ -37,9 +37,9 @@ def ood(report: Report) -> Figure | None:
     seeds = sorted({seed for row in rows for seed in row["seeds"] or []})
     counts = [row["n"] for row in rows if row["n"] is not None]
     caption = [
-        "Log-probability per token (nats) of texts that stay the same, along the optimizer steps: the pairs' chosen and"
-        " rejected replies, the SFT model's own samples, and replies to other prompts (mismatched). A fall of all four"
-        " is probability that went to texts outside the data.",
+        "What texts that stay the same have gained or lost since SFT in log-probability per token (nats), along the"
+        " optimizer steps: held-out chosen and rejected replies, the SFT model's own samples, and replies to other"
+        " prompts (mismatched). A fall of all four is probability that went to texts outside the data.",
         f"{words.betas_by_loss(rows)}; {count_text(counts)} texts of each kind; {seeds_text({'seeds': seeds})};"
         f" bands: {words.intervals(report)}."
         if counts
@@ -52,9 +52,9 @@ def ood(report: Report) -> Figure | None:
             {row["cell"]: row for row in sorted(own, key=lambda row: sign * row["step"])} for sign in (-1, 1)
         )
         texts = [
-            f"{row['name']} {number(first[cell]['per_token'], 1)} to {number(row['per_token'], 1)}"
+            f"{row['name']} {number(first[cell]['per_token'], 2)} to {number(row['per_token'], 2)}"
             for cell, row in last.items()
         ]
-        alternative.append(f"{KINDS[kind]}, from first to last step: {'; '.join(texts)}.")
-    title, one = "Log-probability of fixed texts", len(losses(rows)) == 1
+        alternative.append(f"{KINDS[kind]}, log-probability per token from first to last step: {'; '.join(texts)}.")
+    title, one = "Log-probability of fixed texts, change since SFT", len(losses(rows)) == 1
     return figure("ood", title, [text for text in caption if text], alternative, rows, report, draw, one)
