@@ -149,10 +149,14 @@ def test_text_fits_the_terminal() -> None:
 def test_claims() -> None:
     head, _, *lines = lines_of(table.claims_markdown(report()))
     assert head == ["claim", "effect", "p (Holm)", "verdict", "the paper"]
-    assert lines[0][1:4] == ["+0.42 [+0.11, +0.73]", "0.4", "supported"]
+    assert lines[0][1:4] == ["+0.42 [+0.11, +0.73] HC points", "0.4", "supported"]
     assert lines[1][4] == "–"
-    assert lines[2][1] == "-12 [-22, -2]"
+    assert lines[2][1] == "-12 [-22, -2] points (win minus lose, per cent)"
     assert table.claims_markdown(report()).splitlines()[-1].startswith("Effects with 95 % intervals")
+    # a paper has room for the two main kinds
+    others = [claim | {"kind": "area", "claim": "lies above"} for claim in report().claims]
+    both = table.claims_latex(report(claims=[*report().claims, *others]))
+    assert "keeps more quality" in both and "in duels" not in both.split("midrule")[0] and "lies above" not in both
 
 
 def test_claims_that_could_not_be_tested() -> None:
@@ -161,7 +165,7 @@ def test_claims_that_could_not_be_tested() -> None:
     claims[1] |= {"p_holm": 0.00002, "ci": None}
     lines = lines_of(table.claims_markdown(report(claims=claims)))
     assert lines[2][1:3] == ["–", "–"]
-    assert lines[3][1:3] == ["+0.10", "< 0.001"]
+    assert lines[3][1:3] == ["+0.10 HC points", "< 0.001"]
     assert r"$<$" in table.claims_latex(report(claims=claims)) or r"\textless{}" in table.claims_latex(
         report(claims=claims)
     )

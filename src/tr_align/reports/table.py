@@ -23,6 +23,8 @@ from tr_align.reports.figures import words
 from tr_align.reports.results import Report, Row
 
 TEXT_WIDTH = 110
+IN_PAPER = ("matched_kl", "duel")
+"""Kinds of claims that a paper has room for."""
 WINS = {"sft": "win vs SFT", "base": "win vs base"}
 LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX |= {character: f"\\{character}" for character in "&%$#_{}"}
@@ -96,8 +98,8 @@ def latex(report: Report) -> str:
 
 
 def claims_latex(report: Report) -> str:
-    """The table of :func:`claims_markdown` for a paper; empty without any."""
-    names, cells = claim_rows(report)
+    """The two main kinds of the table of :func:`claims_markdown` for a paper; empty without any."""
+    names, cells = claim_rows(report, IN_PAPER)
     if not cells:
         return ""
     # an effect has a minus, not a hyphen
@@ -119,8 +121,8 @@ def footnote(report: Report) -> str:
     return f"{note} {_bias(bias)}" if bias and bias["n"] else note
 
 
-def claim_rows(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Headers and cells, a line a claim."""
+def claim_rows(report: Report, kinds: Sequence[str] | None = None) -> tuple[list[str], list[list[str]]]:
+    """Headers and cells, a line a claim of these kinds; of all without."""
     names = ["claim", "effect", "p (Holm)", "verdict", "the paper"]
     return names, [
         [
@@ -131,6 +133,7 @@ def claim_rows(report: Report) -> tuple[list[str], list[list[str]]]:
             str(claim["paper"]["text"]) if claim.get("paper") else MISSING,
         ]
         for claim in report.claims
+        if kinds is None or claim["kind"] in kinds
     ]
 
 
@@ -138,8 +141,8 @@ def claims_note(report: Report) -> str:
     """How to read the table of claims."""
     counted = [claim for claim in report.claims if claim.get("n_prompts") is not None]
     return (
-        "Effects with 95 % intervals: HC points where qualities are compared at the same KL, points of win minus lose"
-        f" in duels; p-values corrected for {len(report.claims)} tests (Holm). {words.sample(report, counted)}"
+        "Effects with 95 % intervals; p-values corrected for the claims of the same kind (Holm)."
+        f" {words.sample(report, counted)}"
     )
 
 
@@ -232,7 +235,8 @@ def _decimals(finals: Sequence[Row], column: str) -> int:
 def _effect(claim: Row) -> str:
     if claim.get("effect") is None:
         return MISSING
-    return signed_with_interval(claim["effect"], claim["ci"]) if claim.get("ci") else signed(claim["effect"], 2)
+    text = signed_with_interval(claim["effect"], claim["ci"]) if claim.get("ci") else signed(claim["effect"], 2)
+    return f"{text} {claim['unit']}"
 
 
 def _p_value(p: float) -> str:
