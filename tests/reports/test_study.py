@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tr_align.reports.runs import Run, from_folder, load
-from tr_align.reports.study import losses_in, pairing, study
+from tr_align.reports.study import pairing, study
 
 from .run_folder import LUCK, Made, hc, kl, made_run, write
 
@@ -57,7 +57,6 @@ def test_one_run_has_a_cell_a_method(tmp_path: Path) -> None:
     assert found.cell_of == {("run 0", cell): cell for cell in found.cells}
     assert found.seeds == [0]
     assert found.problems == []
-    assert losses_in(found) == ["dpo", "ipo"]
     assert [found.base(cell) for cell in found.cells] == [None, None, "dpo", "dpo", None]
 
 
@@ -311,7 +310,3 @@ def test_a_trust_region_cell_without_its_base_is_named(tmp_path: Path) -> None:
         "generations/dpo.jsonl is missing: DPO is left out (its stage did not finish)",
         "TR-DPO soft cannot be compared: its base DPO is not in this report",
     ]
-
-
-def test_losses_come_in_the_papers_order(tmp_path: Path) -> None:
-    assert losses_in(study(made_runs(tmp_path, Made(methods=("kto", "dpo"))))) == ["dpo", "kto"]

@@ -1,4 +1,4 @@
-"""What every report shares: the shape of its inputs, the names and order of methods, and how numbers are written."""
+"""What every report shares: the names and order of methods, and how numbers are written."""
 
 from __future__ import annotations
 
@@ -7,22 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tr_align.config import METHODS
-
-Metrics = Mapping[str, Mapping[str, Any]]
-"""By method: `kl`, `hc`, each HC axis, `win_rate_vs_sft`, `win_rate_vs_base` (None for base methods), every one
-with a `*_ci` of `[low, high]`, and what else :func:`tr_align.scoring.score` has in `final`; and `seed`."""
-
-Curve = Sequence[Mapping[str, Any]]
-"""Rows of `method`, `loss`, `update`, `step`, `kl`, `kl_lo`, `kl_hi`, `hc`, `hc_lo`, `hc_hi`, `n_prompts`, `seed`,
-`final`. One row is the SFT model: `method` "sft", `loss` None."""
-
-Context = Mapping[str, Any]
-"""The run: `model`, `data`, `judge`, `hc_unit`, `seeds`, `alpha`, `every`, `tau`, `beta`, `steps`,
-`judge_accuracy`, `judge_bias` (pooled over all duels), `calibration` (the judge's card, or None), `judge_warning` (the
-sentence for every figure, or None), `claims`, `date`."""
-
-Training = Mapping[str, Sequence[Mapping[str, Any]]]
-"""By method, the log of its training: one row a logged optimizer step."""
 
 LOSSES = ("dpo", "ipo", "kto")
 UPDATES = ("none", "soft", "hard")
@@ -49,14 +33,7 @@ def in_order(methods: Iterable[str]) -> list[str]:
     return sorted(methods, key=rank)
 
 
-def update_labels(context: Context | None) -> dict[str, str]:
-    """What the legend calls each kind of reference update."""
-    if context is None:
-        return {"none": "base", "soft": "soft", "hard": "hard"}
-    return {"none": "base", "soft": f"soft α={context['alpha']:g}", "hard": f"hard τ={context['tau']:g}"}
-
-
-def seeds_text(context: Context) -> str:
+def seeds_text(context: Mapping[str, Any]) -> str:
     """`seed 0`, or `seeds 0, 1, 2`."""
     seeds = [str(seed) for seed in context["seeds"]]
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"

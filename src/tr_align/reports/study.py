@@ -10,7 +10,7 @@ import numpy as np
 
 from tr_align.config import METHODS, Params
 from tr_align.metrics.frontier import Curve
-from tr_align.reports.common import LOSSES, in_order, label
+from tr_align.reports.common import in_order, label
 from tr_align.reports.runs import Run, Trained
 
 Row = dict[str, Any]
@@ -179,8 +179,3 @@ def pairing(study: Study, cell: str, base: str) -> Pairing:
 def _with_all(study: Study, cells: Sequence[str], betas: Sequence[float]) -> list[int]:
     found = [set(study.trained[cell, beta]) for cell in cells for beta in betas]
     return sorted(set.intersection(*found) & set(study.seeds))
-
-
-def losses_in(study: Study) -> list[str]:
-    """The losses of the report, in order."""
-    return [loss for loss in LOSSES if any(row["loss"] == loss for row in study.cells.values())]
