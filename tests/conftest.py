@@ -21,9 +21,12 @@ ARGUMENTS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """The system's Chromium, driven by Playwright; `browser.new_page()` opens a page without history."""
+    """The system's Chromium, driven by Playwright; `browser.new_page()` opens a page without history.
+
+    One a module: while it is open Playwright keeps an event loop running, in which `asyncio.run` of later tests fails.
+    """
     if not CHROMIUM.exists():
         pytest.skip(f"there is no browser at {CHROMIUM}; Debian's package is called chromium")
     api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
