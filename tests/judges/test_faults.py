@@ -208,7 +208,7 @@ def test_a_soak_in_all_faults_gives_what_a_quiet_run_gives(stub: Stub, tmp_path:
     assert asked == 343
     with Stub(chaos, supports=PLAIN, latency=0.005) as wild:
         ratings = make(wild, tmp_path / "wild", timeout_seconds=0.6).rate(replies(SOAK))
-        assert wild.in_flight == 0 and 4 <= wild.most_in_flight <= 16  # fewer on a busy machine
+        assert wild.in_flight == 0 and 8 <= wild.most_in_flight <= 16
         same = ("key", "kind", "id", "asked", "model", "prompt_tokens", "completion_tokens", "finish", "text", "error")
 
         def told(ratings: list[Rating]) -> list[Any]:
@@ -348,22 +348,22 @@ def test_a_server_that_went_away(stub: Stub, tmp_path: Path) -> None:
 
 
 def test_a_server_that_comes_back_in_time(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is away for 0.6 s; the pauses add up to 2.3 s at least. Then many calls run at once again."""
+    """It is away for 0.6 s; the pauses add up to 2.3 s at least. Then as many calls run at once as before."""
     monkeypatch.setattr(gate, "FIRST_PAUSE", 0.05)
     monkeypatch.setattr(gate, "LONGEST_PAUSE", 60.0)
     ratings: list[Rating] = []
     with Stub(numbered, supports=PLAIN, latency=0.01) as old:
-        run = threading.Thread(target=lambda: ratings.extend(make(old, tmp_path).rate(replies(140))))
+        run = threading.Thread(target=lambda: ratings.extend(make(old, tmp_path).rate(replies(300))))
         run.start()
         while old.answered <= 40 and run.is_alive():
             time.sleep(0.001)
     time.sleep(0.6)
     with Stub(numbered, supports=PLAIN, latency=0.02, port=old.port) as new:
         run.join()
-    assert axes(ratings) == expected(140) and len(rows(tmp_path)) == 140
-    assert 40 < old.answered < 140 and 8 <= new.most_in_flight <= 16  # all 16 on a quiet machine
+    assert axes(ratings) == expected(300) and len(rows(tmp_path)) == 300
+    assert 40 < old.answered < 100 and new.most_in_flight == 16
     # What the old one said while it died may not have been heard.
-    assert 140 <= old.answered - 1 + new.answered <= 140 + 16
+    assert 300 <= old.answered - 1 + new.answered <= 300 + 16
 
 
 @pytest.mark.parametrize(

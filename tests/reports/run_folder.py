@@ -38,6 +38,8 @@ Verdicts = tuple[str | None, str | None]
 """With the method's reply shown first, and shown second."""
 WIN, LOSE, TIE, FLIPPED = ("first", "second"), ("second", "first"), ("tie", "tie"), ("first", "first")
 HALF, UNREAD = ("first", "tie"), ("first", None)
+MIXED = (WIN, LOSE, TIE, FLIPPED, HALF, UNREAD)
+"""One of each, by prompt."""
 
 
 def kl(method: str, step: int, prompt: int) -> float:

@@ -15,14 +15,11 @@ from tr_align.reports.results import CELL, QUANTITIES
 from tr_align.stats import mean_ci, share_ci
 
 from .run_folder import (
-    FLIPPED,
-    HALF,
     HALF_WIDTH,
     LOSE,
     LUCK,
+    MIXED,
     RESAMPLES,
-    TIE,
-    UNREAD,
     WIN,
     Made,
     around,
@@ -31,9 +28,6 @@ from .run_folder import (
     report_of,
     seeds,
 )
-
-MIXED = (WIN, LOSE, TIE, FLIPPED, HALF, UNREAD)
-
 
 # Points.
 

@@ -17,12 +17,10 @@ from tr_align.stats import mean_ci
 
 from .run_folder import (
     FLIPPED,
-    HALF,
     HALF_WIDTH,
-    LOSE,
     LUCK,
+    MIXED,
     RESAMPLES,
-    TIE,
     UNREAD,
     WIN,
     Made,
@@ -34,9 +32,6 @@ from .run_folder import (
     seeds,
     write,
 )
-
-MIXED = (WIN, LOSE, TIE, FLIPPED, HALF, UNREAD)
-
 
 # Training, updates, out-of-distribution texts.
 

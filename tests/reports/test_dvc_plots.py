@@ -14,7 +14,7 @@ from reports import made_up
 from reports.drawn import Drawn, draw
 from reports.made_up import report
 from tr_align.reports.dvc_plots import FOLDER, ROWS, template_text, templates, write_data
-from tr_align.reports.figures import curves
+from tr_align.reports.figures import all_figures, curves
 from tr_align.reports.figures.frame import Quantity
 from tr_align.reports.figures.look import look
 from tr_align.reports.theme import WIDE
@@ -35,7 +35,7 @@ OLDEST = vl_convert.get_vegalite_versions()[0]
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("reports")
-    write_data(report(), folder)
+    write_data(all_figures(report()), folder)
     return {name: json.loads((folder / file).read_text("utf-8")) for name, file in ROWS.items()}
 
 
@@ -68,7 +68,7 @@ def test_rows_of_the_main_figure_keep_what_mlflow_reads(rows: dict[str, list[dic
 
 
 def test_a_figure_without_data_leaves_an_empty_file(tmp_path: Path) -> None:
-    write_data(report(frontier=[]), tmp_path)
+    write_data(all_figures(report(frontier=[])), tmp_path)
     assert all((tmp_path / file).exists() for file in ROWS.values())
     assert json.loads((tmp_path / ROWS["frontier"]).read_text("utf-8")) == []
 

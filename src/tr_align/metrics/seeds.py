@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tr_align.stats import Array, bootstrap_means, bootstrap_p, interval
+from tr_align.stats import Array, bootstrap_means, bootstrap_p, interval, share_ci
 
 
 @dataclass(frozen=True)
@@ -111,3 +111,21 @@ def mean_over_seeds(
     draws = [weighted_means(array, weights) for array, weights in zip(values, counts, strict=True)]
     means = [float(np.nanmean(array)) for array in values]
     return over_seeds(means, draws, min(int((~np.isnan(array)).sum()) for array in values))
+
+
+def share_over_seeds(
+    values: Sequence[Array], ids: Sequence[Sequence[str]], resamples: int, seed: int
+) -> Estimate | None:
+    """:func:`mean_over_seeds` of values between 0 and 1 that are shares: an interval that stays there, and is exact
+    where all seeds and prompts are alike, which shows no spread and is still not certain.
+
+    Args, returns: as for :func:`mean_over_seeds`.
+    """
+    found = mean_over_seeds(values, ids, resamples, seed, share_ci)
+    if found is None:
+        return None
+    low, high = found.ci
+    if found.value in (0.0, 1.0):
+        together = [prompt for prompts in ids for prompt in prompts]
+        low, high = share_ci(np.concatenate(values), resamples, seed, clusters=together)[1]
+    return Estimate(found.value, [max(low, 0.0), min(high, 1.0)], found.p)

@@ -24,7 +24,7 @@ def build(report: Report, folder: Path) -> None:
     }
     for name, text in files.items():
         write_atomically(folder / name, text)
-    dvc_plots.write_data(report, folder)
+    dvc_plots.write_data(drawn, folder)
     for figure in drawn:
         figures.render(figure, folder / "figures")
     write_atomically(folder / "index.html", build_page(report, drawn))

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from tr_align.metrics.seeds import Estimate
-from tr_align.reports.common import number, signed_with_interval
+from tr_align.reports.common import listed, number, p_text, signed_with_interval
 from tr_align.reports.compare import Comparison
 from tr_align.reports.study import Study
 from tr_align.stats import holm
@@ -102,15 +102,10 @@ def _row(kind: str, study: Study, one: Comparison, estimate: Estimate, extra: Ro
     verdict = "inconclusive"
     if p_holm < SIGNIFICANT and (low > 0 or high < 0):
         verdict = "supported" if low > 0 else "contradicted"
-    cell, base = study.cells[one.cell], study.cells[one.base]
     text = signed_with_interval(estimate.value, estimate.ci)
     where = extra.pop("where").format(text, kl=number(extra["kl"] or 0.0, 1))
     return {
-        "id": f"{kind}/{one.cell}",
-        "kind": kind,
-        **cell,
-        "base": base["name"],
-        "claim": KINDS[kind].format(method=cell["name"], base=base["name"]),
+        **_about(kind, study, one.cell, one.base),
         "verdict": verdict,
         "effect": estimate.value,
         "unit": UNITS[kind],
@@ -119,27 +114,29 @@ def _row(kind: str, study: Study, one: Comparison, estimate: Estimate, extra: Ro
         "p_holm": p_holm,
         **extra,
         "evidence": f"{where} ({count(extra)}); Holm-corrected p {p_text(p_holm)}",
-        "paper": _paper(kind, cell["method"]),
+        "paper": _paper(kind, study.cells[one.cell]["method"]),
     }
 
 
 def _untested(study: Study, cell: str, why: str) -> Row:
-    columns, base = study.cells[cell], study.cells[str(study.base(cell))]
     empty = dict.fromkeys(("effect", "ci", "p", "p_holm", "kl", "beta"))
     return {
-        "id": f"matched_kl/{cell}",
-        "kind": "matched_kl",
-        **columns,
-        "base": base["name"],
-        "claim": KINDS["matched_kl"].format(method=columns["name"], base=base["name"]),
+        **_about("matched_kl", study, cell, str(study.base(cell))),
         "verdict": "inconclusive",
         "unit": UNITS["matched_kl"],
         **empty,
         "n_prompts": 0,
         "seeds": [],
         "evidence": f"could not be tested: {why}",
-        "paper": _paper("matched_kl", columns["method"]),
+        "paper": _paper("matched_kl", study.cells[cell]["method"]),
     }
+
+
+def _about(kind: str, study: Study, cell: str, base: str) -> Row:
+    """Who is compared with whom, and what is claimed."""
+    columns, other = study.cells[cell], study.cells[base]["name"]
+    claim = KINDS[kind].format(method=columns["name"], base=other)
+    return {"id": f"{kind}/{cell}", "kind": kind, **columns, "base": other, "claim": claim}
 
 
 def count(row: Mapping[str, Any]) -> str:
@@ -193,17 +190,11 @@ def _why(main: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _names(rows: Sequence[Mapping[str, Any]]) -> str:
-    names = [str(row["name"]) for row in rows]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    return listed([str(row["name"]) for row in rows])
 
 
 def _all_contain_zero(rows: Sequence[Mapping[str, Any]]) -> bool:
     return all(row["ci"][0] <= 0 <= row["ci"][1] for row in rows)
-
-
-def p_text(p: float) -> str:
-    """`= 0.03`, or `< 0.001`: bootstraps and small samples say no more."""
-    return "< 0.001" if p < 0.001 else f"= {p:.2g}"
 
 
 def _paper(kind: str, method: str) -> Row:

@@ -15,16 +15,16 @@ from tr_align.config import AXES
 from tr_align.judges.base import as_number
 from tr_align.metrics.bias import bias
 from tr_align.metrics.diversity import self_bleu_scores
-from tr_align.metrics.seeds import Estimate, mean_over_seeds
+from tr_align.metrics.seeds import Estimate, mean_over_seeds, share_over_seeds
 from tr_align.reports import card
 from tr_align.reports.claims import claims, verdict
-from tr_align.reports.common import count_text
+from tr_align.reports.common import LOSSES, count_text
 from tr_align.reports.compare import comparisons, frontier_rows, peak_rows, spread
 from tr_align.reports.likelihoods import likelihood_rows
 from tr_align.reports.results import Report
 from tr_align.reports.runs import Run, comparable, flat
 from tr_align.reports.study import Study, study
-from tr_align.stats import mean_ci, share_ci
+from tr_align.stats import mean_ci
 
 Row = dict[str, Any]
 PACKAGES = ("tr-align", "torch", "transformers", "trl", "accelerate", "datasets", "dvc", "mlflow", "openai", "numpy")
@@ -142,17 +142,6 @@ def _shares(met: Sequence[Mapping[str, Row]], resamples: int, seed: int) -> Row:
     outcomes = [np.array([row["outcome"] for row in by_prompt.values()]) for by_prompt in met]
     ids = [list(by_prompt) for by_prompt in met]
 
-    def share(of: Any) -> Estimate | None:
-        values = [np.where(np.isnan(o), np.nan, of(o)) for o in outcomes]
-        found = mean_over_seeds(values, ids, resamples, seed, share_ci)
-        if found is None:
-            return None
-        low, high = found.ci
-        if found.value in (0.0, 1.0):  # all seeds and prompts alike: no spread, and still not certain
-            together = [prompt for prompts in ids for prompt in prompts]
-            low, high = share_ci(np.concatenate(values), resamples, seed, clusters=together)[1]
-        return Estimate(found.value, [max(low, 0.0), min(high, 1.0)], found.p)
-
     kinds: dict[str, Any] = {
         "win": lambda o: (o == 1).astype(float),
         "tie": lambda o: ((o > 0) & (o < 1)).astype(float),
@@ -161,7 +150,8 @@ def _shares(met: Sequence[Mapping[str, Row]], resamples: int, seed: int) -> Row:
     }
     row: Row = {}
     for name, of in kinds.items():
-        row |= spread(name, share(of))
+        values = [np.where(np.isnan(o), np.nan, of(o)) for o in outcomes]
+        row |= spread(name, share_over_seeds(values, ids, resamples, seed))
     return row
 
 
@@ -206,7 +196,7 @@ def _prompts(study: Study) -> list[Row]:
             }
         text = "\n\n".join(m["content"] for m in start["prompt"] if m["content"] and m["role"] != "system")
         rows.append({"id": prompt, "prompt": text, "replies": replies})
-    return [plain(row) for row in rows]
+    return rows
 
 
 def _said(duel: Row | None) -> str | None:
@@ -244,7 +234,7 @@ def _context(study: Study, points: Sequence[Row], seconds: Mapping[str, float]) 
     run = study.runs[0]
     params = run.params
     losses = {row["loss"] for row in study.cells.values() if row["loss"]}
-    betas = {loss: study.by_loss(loss) for loss in ("dpo", "ipo", "kto") if loss in losses}
+    betas = {loss: study.by_loss(loss) for loss in LOSSES if loss in losses}
     trained = [row for row in points if row["cell"] != "sft"]
     before = [row["n_prompts"] for row in trained if not row["final"]]
     return {
@@ -292,7 +282,7 @@ def _judge_bias(study: Study) -> Row:
         for duel in rows.values()
     ]
     first = study.runs[0].params
-    return plain(bias(duels, first.score.bootstrap, first.seed))  # type: ignore[no-any-return]
+    return bias(duels, first.score.bootstrap, first.seed)
 
 
 def _cost(study: Study) -> Row | None:

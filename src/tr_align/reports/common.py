@@ -22,15 +22,24 @@ def label(method: str) -> str:
     return name if spec.update == "none" else f"TR-{name} {spec.update}"
 
 
+def rank(loss: str | None, update: str) -> tuple[int, int]:
+    """Where a method stands in every table and legend: by loss, and within a loss base, soft, hard; SFT, which has no
+    loss, is first."""
+    return LOSSES.index(loss) if loss else -1, UPDATES.index(update)
+
+
 def in_order(methods: Iterable[str]) -> list[str]:
-    """Methods sorted by loss, and within a loss base, soft, hard; the SFT model comes first."""
+    """Methods sorted by :func:`rank`; "sft" is the SFT model."""
+    return sorted(methods, key=lambda method: rank(*_loss_and_update(method)))
 
-    def rank(method: str) -> tuple[int, int]:
-        if method == "sft":
-            return (-1, 0)
-        return LOSSES.index(METHODS[method].loss), UPDATES.index(METHODS[method].update)
 
-    return sorted(methods, key=rank)
+def _loss_and_update(method: str) -> tuple[str | None, str]:
+    return (None, "none") if method == "sft" else (METHODS[method].loss, METHODS[method].update)
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def seeds_text(context: Mapping[str, Any]) -> str:
@@ -84,6 +93,11 @@ def signed_with_interval(value: float, interval: Sequence[float]) -> str:
     decimals = min(max(1 - math.floor(math.log10(half)), 0), 4) if half > 1e-6 else 2
     low, high = (signed(end, decimals) for end in interval)
     return f"{signed(value, decimals)} [{low}, {high}]"
+
+
+def p_text(p: float) -> str:
+    """`= 0.03`, or `< 0.001`: bootstraps and small samples say no more."""
+    return "< 0.001" if p < 0.001 else f"= {p:.2g}"
 
 
 def signed(value: float, decimals: int) -> str:

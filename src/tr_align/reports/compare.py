@@ -58,8 +58,7 @@ def comparisons(study: Study, resamples: int, seed: int) -> tuple[list[Compariso
 
 def _compare(study: Study, cell: str, base: str, resamples: int, seed: int) -> Comparison:
     curves = pairing(study, cell, base)
-    shared = [beta for beta in study.betas(cell) if beta in study.betas(base)]
-    beta = study.main_beta(cell) if study.main_beta(cell) in shared else shared[len(shared) // 2]
+    beta = study.compared_beta(cell, base)
     ours, theirs = study.trained[cell, beta], study.trained[base, beta]
     seeds = sorted(ours.keys() & theirs.keys())
     finals = [(ours[s].answers[ours[s].last], theirs[s].answers[theirs[s].last]) for s in seeds]

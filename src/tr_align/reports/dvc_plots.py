@@ -8,16 +8,17 @@ workspace's marks are strong and those of others pale.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from tr_align.config import METHODS
 from tr_align.reports.common import LOSSES, in_order, label
-from tr_align.reports.figures import all_figures, curves, frontier, wins
+from tr_align.reports.figure import Figure
+from tr_align.reports.figures import curves, frontier, wins
 from tr_align.reports.figures.frame import Quantity, axis, hover, tooltips, vertical
 from tr_align.reports.figures.look import Look
 from tr_align.reports.figures.quality import KL, SELF_BLEU, WORDS
 from tr_align.reports.figures.training import QUANTITIES
-from tr_align.reports.results import Report
 from tr_align.reports.theme import PAPER, SCHEMA, WIDE, Spec, config
 from tr_align.scratch import write_atomically
 
@@ -52,9 +53,9 @@ def template_text(template: Spec) -> str:
     return json.dumps(template, separators=(",", ":"), ensure_ascii=False) + "\n"
 
 
-def write_data(report: Report, folder: Path) -> None:
+def write_data(figures: Sequence[Figure], folder: Path) -> None:
     """Write the rows of the figures that DVC shows as well, a file each; one without a figure has no rows."""
-    rows = {figure.name: [dict(row) for row in figure.rows] for figure in all_figures(report)}
+    rows = {figure.name: [dict(row) for row in figure.rows] for figure in figures}
     for name, file in ROWS.items():
         path = folder / file
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,14 +33,20 @@ class Study:
     def seeds(self) -> list[int]:
         return sorted(self.trained["sft", None])
 
-    def betas(self, cell: str) -> list[float]:
-        """The betas a cell was trained with, increasing."""
-        return sorted(beta for name, beta in self.trained if name == cell and beta is not None)
+    def betas(self, *cells: str) -> list[float]:
+        """The betas that all of these cells were trained with, increasing."""
+        found = [{beta for name, beta in self.trained if name == cell and beta is not None} for cell in cells]
+        return sorted(set.intersection(*found))
 
     def main_beta(self, cell: str) -> float:
-        """The beta that tables and duels are about: the first run's, if the cell was trained with it."""
+        """The beta that stands for a cell: the first run's, if the cell was trained with it."""
         betas, first = self.betas(cell), getattr(self.runs[0].params.beta, self.cells[cell]["loss"])
         return first if first in betas else betas[len(betas) // 2]
+
+    def compared_beta(self, cell: str, base: str) -> float:
+        """The beta at which two cells are compared where it is at one: the main one, if both were trained with it."""
+        shared, main = self.betas(cell, base), self.main_beta(cell)
+        return main if main in shared else shared[len(shared) // 2]
 
     def base(self, cell: str) -> str | None:
         """The cell of the base method, None for what has none (base methods, SFT) and where it is missing."""
@@ -145,14 +151,14 @@ def pairing(study: Study, cell: str, base: str) -> Pairing:
     Raises:
         ValueError: there is no such seed, or no such prompt.
     """
-    shared = [beta for beta in study.betas(cell) if beta in study.betas(base)]
+    shared = study.betas(cell, base)
     if not shared:
         raise ValueError("they were trained with no beta in common")
     seeds = _with_all(study, (cell, base), shared)
     along = "beta" if len(shared) > 1 and seeds else "steps"
     beta = None
     if along == "steps":
-        beta = study.main_beta(cell) if study.main_beta(cell) in shared else shared[len(shared) // 2]
+        beta = study.compared_beta(cell, base)
         seeds = _with_all(study, (cell, base), [beta])
     if not seeds:
         raise ValueError("no seed was trained with both")

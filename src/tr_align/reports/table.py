@@ -9,10 +9,10 @@ from typing import Any
 
 from tr_align.config import AXES
 from tr_align.reports.common import (
-    LOSSES,
     MISSING,
-    UPDATES,
     count_text,
+    p_text,
+    rank,
     seeds_text,
     share_with_interval,
     signed,
@@ -56,11 +56,10 @@ def rows(report: Report, axes: bool = True) -> tuple[list[str], list[list[str]]]
 
 def trained(report: Report) -> list[Row]:
     """The trained models in the order of every table."""
-
-    def rank(row: Row) -> tuple[Any, ...]:
-        return LOSSES.index(row["loss"]), UPDATES.index(row["update"]), row["name"], -(row["beta"] or 0.0)
-
-    return sorted((row for row in report.points if row["final"] and row["method"] != "sft"), key=rank)
+    return sorted(
+        (row for row in report.points if row["final"] and row["method"] != "sft"),
+        key=lambda row: (rank(row["loss"], row["update"]), row["name"], -(row["beta"] or 0.0)),
+    )
 
 
 def markdown(report: Report) -> str:
@@ -128,7 +127,7 @@ def claim_rows(report: Report, kinds: Sequence[str] | None = None) -> tuple[list
         [
             str(claim["claim"]),
             _effect(claim),
-            MISSING if claim.get("p_holm") is None else _p_value(claim["p_holm"]),
+            MISSING if claim.get("p_holm") is None else p_text(claim["p_holm"]).removeprefix("= "),
             str(claim["verdict"]),
             str(claim["paper"]["text"]) if claim.get("paper") else MISSING,
         ]
@@ -237,10 +236,6 @@ def _effect(claim: Row) -> str:
         return MISSING
     text = signed_with_interval(claim["effect"], claim["ci"]) if claim.get("ci") else signed(claim["effect"], 2)
     return f"{text} {claim['unit']}"
-
-
-def _p_value(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.2g}"
 
 
 def _bias(bias: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from tr_align.reports.figures.frame import (
     tooltips,
     values,
     vertical,
+    with_ends,
 )
 from tr_align.reports.figures.look import cells, look, losses
 from tr_align.reports.results import Row
@@ -88,7 +89,7 @@ def _panel(
     height = HEIGHTS[layout.name]
     quantity = measure.quantity
     about = measure.rows if measure.shared else [row for row in measure.rows if row["loss"] == loss]
-    numbers = values(about, quantity.field, f"{quantity.field}_lo", f"{quantity.field}_hi") or [0.0]
+    numbers = values(about, *with_ends(quantity.field)) or [0.0]
     low, high = domain(numbers)
     if moved:
         # the marks of the updates stand under the curves

@@ -15,6 +15,11 @@ DIGITS = 6
 """Significant digits of a number in a spec: more than can be seen, and half the size of the file."""
 
 
+_ALONE = dict.fromkeys(("color", "shape", "strokeDash", "fill"), "independent")
+OWN_LEGENDS: Spec = {"scale": _ALONE, "legend": _ALONE}
+"""`resolve` of a composed spec whose parts have legends of their own."""
+
+
 @dataclass(frozen=True)
 class Quantity:
     """Something measured: its column, the title of its axis, and how many decimals a reader is shown."""
@@ -185,8 +190,7 @@ def grid(
     else:
         spec["spacing"]["column"] = gap(layout)
     if own_legends:
-        alone = dict.fromkeys(("color", "shape", "strokeDash", "fill"), "independent")
-        spec["resolve"] = {"scale": alone, "legend": alone}
+        spec["resolve"] = OWN_LEGENDS
     return spec
 
 

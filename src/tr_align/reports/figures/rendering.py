@@ -14,6 +14,7 @@ import vl_convert
 from PIL import Image
 
 from tr_align.reports.figure import Figure
+from tr_align.reports.figures.frame import OWN_LEGENDS
 from tr_align.reports.results import Row
 from tr_align.reports.theme import VEGA_LITE, WARNING, Spec
 
@@ -92,8 +93,7 @@ def _headed(spec: Spec, title: Spec | None) -> Spec:
         outer = {key: spec[key] for key in WHOLE if key in spec}
         inner = {key: value for key, value in spec.items() if key not in WHOLE}
         # legends of its own, or they would stand between the two titles
-        alone = dict.fromkeys(("color", "shape", "strokeDash", "fill"), "independent")
-        spec = outer | {"vconcat": [inner | {"title": small}], "resolve": {"scale": alone, "legend": alone}}
+        spec = outer | {"vconcat": [inner | {"title": small}], "resolve": OWN_LEGENDS}
     return spec | ({"title": title} if title else {})
 
 

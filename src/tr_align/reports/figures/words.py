@@ -47,8 +47,3 @@ def betas_by_loss(rows: Iterable[Row]) -> str:
         if row.get("loss") and row.get("beta") is not None:
             found.setdefault(row["loss"], set()).add(row["beta"])
     return f"β: {'; '.join(f'{loss.upper()} {betas(values)}' for loss, values in found.items())}" if found else ""
-
-
-def listed(parts: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

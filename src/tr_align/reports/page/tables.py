@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tr_align.config import AXES
-from tr_align.reports.common import MISSING
+from tr_align.reports.common import MISSING, listed
 from tr_align.reports.page import words
 from tr_align.reports.page.words import in_order
 from tr_align.reports.results import Report, Row
@@ -156,8 +156,8 @@ def accuracy(report: Report) -> dict[str, Any]:
     guessing = [axis for axis in weak if measured[axis]["ci"][0] <= 0.5]
     warning = None
     if weak:
-        warning = f"Weak on {words.listed(weak)}: right in fewer than 70 % of cases. "
-        warning += f"On {words.listed(guessing)} it cannot be told from guessing. " if guessing else ""
+        warning = f"Weak on {listed(weak)}: right in fewer than 70 % of cases. "
+        warning += f"On {listed(guessing)} it cannot be told from guessing. " if guessing else ""
         warning += "Read differences on such an axis with care; they are part of HC as well."
     return {"axes": measured, "warning": warning}
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from tr_align.reports.common import LOSSES, MISSING, UPDATES, number
+from tr_align.reports import common
+from tr_align.reports.common import MISSING, number
 
 AnyRow = TypeVar("AnyRow", bound=Mapping[str, Any])
 
@@ -35,8 +36,7 @@ def plain(value: float | None, decimals: int) -> str:
 
 def signed(value: float | None, decimals: int) -> str:
     """A difference, with its sign."""
-    text = plain(value, decimals)
-    return f"+{text}" if value is not None and float(number(value, decimals)) > 0 else text
+    return MISSING if value is None else common.signed(value, decimals).replace("-", "−")
 
 
 def interval(low: float | None, high: float | None, decimals: int, sign: bool = False) -> str:
@@ -54,9 +54,7 @@ def percent(value: float | None, decimals: int = 0) -> str:
 
 def p_value(value: float | None) -> str:
     """`p = 0.032`, never `p = 0`."""
-    if value is None:
-        return ""
-    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
+    return "" if value is None else f"p {common.p_text(value)}"
 
 
 def counted(count: int | str | None, one: str, many: str | None = None) -> str:
@@ -71,11 +69,6 @@ def sample(row: dict[str, Any]) -> str:
     seeds: Sequence[int] | None = row.get("seeds")
     parts = [counted(row.get("n_prompts"), "prompt"), counted(len(seeds), "seed") if seeds else ""]
     return ", ".join(part for part in parts if part)
-
-
-def listed(names: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def duration(seconds: float) -> str:
@@ -96,9 +89,5 @@ def same(values: Iterable[Any]) -> bool:
 
 
 def in_order(rows: Sequence[AnyRow]) -> list[AnyRow]:
-    """By loss, and within a loss base, soft, hard, so that a method stands beside its base; the SFT model first."""
-
-    def rank(row: AnyRow) -> tuple[int, int]:
-        return (LOSSES.index(row["loss"]) if row["loss"] else -1, UPDATES.index(row["update"]))
-
-    return sorted(rows, key=rank)
+    """By :func:`tr_align.reports.common.rank`, so that a method stands beside its base."""
+    return sorted(rows, key=lambda row: common.rank(row["loss"], row["update"]))
