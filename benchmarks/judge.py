@@ -25,10 +25,10 @@ from pathlib import Path
 
 import openai
 
-from tr_align.config import OpenAIJudge as Settings
 from tr_align.data.schema import Message
 from tr_align.judges.base import Duel
 from tr_align.judges.openai import OpenAIJudge
+from tr_align.settings import OpenAIJudge as Settings
 
 STUB = Path(__file__).parents[1] / "tests" / "judges" / "stub.py"
 REPLY = "a word of the reply and another one " * 20

@@ -15,13 +15,13 @@ import pytest
 
 from tr_align import models
 from tr_align.calibration import BETTER, NO_BETTER, WORSE, _Bootstrap, calibrate, questions
-from tr_align.config import AXES, Probe
 from tr_align.data import embedded
 from tr_align.data.prepare import interleave
 from tr_align.data.schema import Message, Pair
 from tr_align.errors import UserError
 from tr_align.judges import probe
 from tr_align.judges.base import Duel, Preference, Rating, Reply, Verdict
+from tr_align.settings import AXES, Probe
 from tr_align.stats import bootstrap_means, interval
 
 ROOT = Path(__file__).parents[1]

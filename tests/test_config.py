@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tr_align.config import METHODS, PROMPTS, Params, load_params
+from tr_align.config import METHODS, Params, load_params
 from tr_align.errors import UserError
+from tr_align.settings import PROMPTS
 
 ROOT = Path(__file__).parents[1]
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
@@ -76,7 +77,7 @@ def test_the_embedded_preset_has_the_nine_methods_and_the_papers_reference_updat
         ([("methods.dpo.lss", "dpo")], "methods.dpo.lss: unknown key; did you mean 'loss'?"),
         ([("data.splits.xyz", 1)], "data.splits.xyz: unknown key; known are sft, preferences, judge, evaluation"),
         ([("algin", {})], "algin: unknown key; did you mean 'align'?"),
-        ([("xyz", 1)], "xyz: unknown key; known are seed, data, model, sft, methods, align"),
+        ([("xyz", 1)], "xyz: unknown key; known are seed, launch, data, model, sft, methods, align"),
         ([("align", GONE)], "align: is missing; presets/embedded.yaml shows it"),
         ([("align.steps", GONE)], "align.steps: is missing; presets/embedded.yaml shows it"),
         ([("align", "fast")], "align: has to be a mapping of settings (it is 'fast'); see presets/embedded.yaml"),
@@ -108,7 +109,7 @@ def test_the_embedded_preset_has_the_nine_methods_and_the_papers_reference_updat
         ([("kto.paired", None)], "kto.paired: input should be a valid boolean (it is None)"),
         ([("seed", -1)], "seed: input should be greater than or equal to 0"),
         ([("score.bootstrap", 99)], "score.bootstrap: input should be greater than or equal to 100"),
-        ([("data.source", "embeded")], "data.source: input should be 'embedded', 'anthropic_hh' or 'files' (it is "),
+        ([("data.source", "embeded")], "data.source: input should be 'embedded', 'anthropic_hh', 'tldr', 'ultrafeedback' or 'files' (it is "),
         ([("judge.name", "gpt")], "judge.name: input should be 'probe' or 'openai' (it is 'gpt')"),
         ([("judge.max_usd", 0)], "judge.max_usd: input should be greater than 0 (it is 0)"),
         ([("judge.max_usd", -1)], "judge.max_usd: input should be greater than 0 (it is -1)"),
@@ -143,6 +144,15 @@ def test_the_embedded_preset_has_the_nine_methods_and_the_papers_reference_updat
         ([("calibrate.pairs", 1)], "calibrate.pairs: input should be greater than or equal to 2 (it is 1)"),
         ([("calibrate.pairs", False)], "calibrate.pairs: has to be a number (it is False)"),
         ([("calibrate.n", 5)], "calibrate.n: unknown key; known are path, pairs"),
+        ([("sweep", {"ref_update.alhpa": [0.5]})], "sweep.ref_update.alhpa: there is no such setting; write it as in"),
+        ([("sweep", {"ref_update": [0.5]})], "sweep.ref_update: ref_update: has to be a mapping of settings"),
+        ([("sweep", {"seed.x": [1]})], "sweep.seed.x: there is no such setting"),
+        ([("sweep", {"ref_update.alpha": []})], "sweep.ref_update.alpha: is empty; name the values to try"),
+        ([("sweep", {"ref_update.alpha": [0.5, 1.5]})], "sweep.ref_update.alpha: ref_update.alpha: input should be le"),
+        ([("launch.train", "")], "launch.train: string should have at least 1 character"),
+        ([("data.subsets", [])], "data.subsets: list should have at least 1 item"),
+        ([("data.sft", {"source": "hh"})], "data.sft.source: input should be 'ultrachat', 'tldr' or 'files'"),
+        ([("generate.engine", "tgi")], "generate.engine: input should be 'transformers', 'vllm' or 'auto'"),
         ([("methods", {})], "methods: is empty; name at least one of dpo, ipo, kto, tr_dpo_soft"),
         ([("methods.tr_dop_soft", EMBEDDED["methods"]["dpo"])], "methods.tr_dop_soft: unknown method; did you mean"),
         ([("methods.orpo", EMBEDDED["methods"]["dpo"])], "methods.orpo: unknown method"),
@@ -295,3 +305,14 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
 def test_evaluation_steps_by_hand(steps: int, points: list[float], expected: list[int]) -> None:
     align = load_params(ROOT / "presets" / "embedded.yaml").align
     assert align.model_copy(update={"steps": steps, "evaluate_at": points}).evaluation_steps == expected
+
+
+def test_a_sweep_is_one_change_at_a_time_and_leaves_out_what_is_set_already(tmp_path: Path) -> None:
+    params = load(tmp_path, ("sweep", {"ref_update.alpha": [0.2, 0.6], "beta.ipo": [0.5]}))
+
+    variants = params.variants()
+
+    assert [(key, value) for key, value, _ in variants] == [("ref_update.alpha", 0.2), ("beta.ipo", 0.5)]
+    assert variants[0][2].ref_update.alpha == 0.2 and variants[0][2].beta == params.beta
+    assert variants[1][2].beta.ipo == 0.5 and variants[1][2].ref_update == params.ref_update
+    assert all(not changed.sweep for _, _, changed in variants)

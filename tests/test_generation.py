@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from tr_align import models
-from tr_align.config import Generate
 from tr_align.data.schema import Message, prompt_id
 from tr_align.generation import _InverseCdf, encode_prompt, pad, sample, stop_tokens, uniforms
+from tr_align.settings import Generate
 
 PROMPTS = [
     [Message(role="user", content=text)]

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from tr_align.config import AXES, load_params
+from tr_align.config import load_params
 from tr_align.errors import UserError
 from tr_align.judges.base import Duel, Rating, Reply, Verdict
 from tr_align.judges.openai import OpenAIJudge
 from tr_align.judging import judge_replies, last_step, load_judge
+from tr_align.settings import AXES
 
 Row = dict[str, Any]
 

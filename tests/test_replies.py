@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from tr_align import models, replies
-from tr_align.config import Generate
 from tr_align.data.schema import Pair
 from tr_align.generation import encode_prompt, sample
 from tr_align.replies import generate_replies
+from tr_align.settings import Generate
 
 WORDS = ["Say something about the long winters of the north.", "Tea?", "Why rain?", "Hello there, you.", "Go on"]
 PAIRS = [

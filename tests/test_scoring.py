@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tr_align.config import AXES
 from tr_align.errors import UserError
 from tr_align.scoring import score
+from tr_align.settings import AXES
 
 Row = dict[str, Any]
 

@@ -19,7 +19,8 @@ import psutil
 import pytest
 
 from tr_align import tracking
-from tr_align.config import AXES, METHODS, Params, load_params
+from tr_align.config import METHODS, Params, load_params
+from tr_align.settings import AXES
 from tr_align.tracking import Model
 from tr_align.tracking import live as live_module
 from tr_align.tracking import store as stores

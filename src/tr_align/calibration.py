@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from tr_align.config import AXES
 from tr_align.data.schema import Pair
 from tr_align.errors import UserError
 from tr_align.judges.base import Duel, Judge, Preference, Rating, Reply, as_number, hc
@@ -21,6 +20,7 @@ from tr_align.metrics.bias import bias
 from tr_align.metrics.diversity import words
 from tr_align.metrics.win_rate import outcome
 from tr_align.rivals import ATTACKS_A_PAIR, OBVIOUS, OTHER_PROMPT, SUITE_PAIRS, Rival, rivals
+from tr_align.settings import AXES
 from tr_align.stats import Array, bootstrap_means, independent, interval, mean_ci, share_ci
 
 Row = dict[str, Any]

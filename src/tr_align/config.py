@@ -8,207 +8,40 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tr_align.errors import UserError
-
-Loss = Literal["dpo", "ipo", "kto"]
-Update = Literal["none", "soft", "hard"]
-
-
-def _not_a_switch(value: Any) -> Any:
-    """pydantic reads `true` as 1; text stays allowed, for YAML reads `1e-4` as text."""
-    if isinstance(value, bool):
-        raise ValueError("has to be a number")
-    return value
-
-
-Whole = Annotated[int, BeforeValidator(_not_a_switch)]
-Real = Annotated[float, BeforeValidator(_not_a_switch)]
-Natural = Annotated[Whole, Field(ge=0)]
-Count = Annotated[Whole, Field(ge=1)]
-Fraction = Annotated[Real, Field(gt=0, le=1)]
-Positive = Annotated[Real, Field(gt=0)]
-
-AXES = ("coherence", "correctness", "helpfulness", "harmlessness", "detail")
-"""The five human-centric (HC) axes of arXiv 2404.09656 v1; `detail` is its "level of detail"."""
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Splits(Strict):
-    """How many prompts each split gets. No prompt is in two of them."""
-
-    sft: Count
-    preferences: Count
-    judge: Natural
-    evaluation: Annotated[Whole, Field(ge=2)]
-
-
-class Data(Strict):
-    source: Literal["embedded", "anthropic_hh", "files"]
-    path: str | None = None
-    system_prompt: str | None = None
-    splits: Splits
-    max_prompt_tokens: Count
-    max_reply_tokens: Count
-    max_dropped: Annotated[Real, Field(ge=0, le=1)]
-
-
-class Model(Strict):
-    name: str
-
-
-class Sft(Strict):
-    steps: Count
-    batch_size: Count
-    learning_rate: Positive
-    warmup_steps: Natural
-
-
-class Method(Strict):
-    """One cell of the experiment; `moves` and `interval` name the settings of its update, for DVC to watch."""
-
-    loss: Loss
-    update: Update
-    base: str
-    moves: str
-    interval: str
-
-
-class Lora(Strict):
-    """Train an adapter on all linear layers instead of the whole model."""
-
-    rank: Count
-    scale: Count
-
-
-class Align(Strict):
-    steps: Count
-    batch_size: Count
-    gradient_accumulation: Count
-    max_tokens: Count
-    learning_rate: Positive
-    warmup_steps: Natural
-    max_grad_norm: Positive
-    gradient_checkpointing: bool
-    lora: Lora | None = None
-    sft_rewards: bool
-    held_out: Natural
-    log_every: Count
-    evaluate_at: Annotated[list[Fraction], Field(min_length=1)]
-    checkpoint_minutes: Positive
-
-    @field_validator("evaluate_at")
-    @classmethod
-    def _increasing_to_the_end(cls, points: list[float]) -> list[float]:
-        if points != sorted(set(points)) or points[-1] != 1.0:
-            raise ValueError("has to increase and to end with 1.0 (the trained model)")
-        return points
-
-    @property
-    def evaluation_steps(self) -> list[int]:
-        """The optimizer steps after which the policy is kept for evaluation, increasing, last = `steps`."""
-        return sorted({max(1, round(point * self.steps)) for point in self.evaluate_at})
-
-
-class RefUpdate(Strict):
-    alpha: Fraction
-    every: Count
-    tau: Count
-
-
-class Beta(Strict):
-    dpo: Positive
-    ipo: Positive
-    kto: Positive
-
-
-class Dpo(Strict):
-    label_smoothing: Annotated[Real, Field(ge=0, lt=0.5)]
-
-
-class Ipo(Strict):
-    length_average: bool
-
-
-class Kto(Strict):
-    paired: bool
-    desirable_weight: Positive
-    undesirable_weight: Positive
-
-
-class Generate(Strict):
-    curve_prompts: Count
-    max_new_tokens: Count
-    temperature: Positive
-    top_p: Fraction
-    batch_size: Count
-
-
-class Probe(Strict):
-    model: str
-    layer: Count
-    held_out: Annotated[Real, Field(gt=0, lt=1)]
-    regularisation: Positive
-    batch_size: Count
-
-
-PROMPTS = "src/tr_align/judges/prompts"
-
-
-class Prompts(Strict):
-    """The files with the questions put to an LLM judge."""
-
-    rate: str = f"{PROMPTS}/rate.txt"
-    prefer: str = f"{PROMPTS}/prefer.txt"
-
-
-class OpenAIJudge(Strict):
-    model: str
-    base_url: str | None = None
-    api_key_env: str = "OPENAI_API_KEY"
-    prompts: Prompts = Prompts()
-    max_tokens: Count = 512
-    concurrency: Count = 16
-    timeout_seconds: Positive = 60.0
-    max_retries: Natural = 5
-    batch: bool = False
-    prices: str = "src/tr_align/judges/prices.yaml"
-
-
-class Judge(Strict):
-    name: Literal["probe", "openai"]
-    max_usd: Positive | None = None
-    probe: Probe
-    openai: OpenAIJudge
-
-
-class Calibrate(Strict):
-    """Which labelled pairs measure the judge; by default those of the judge split."""
-
-    path: str = "data/prepared/judge.jsonl"
-    pairs: Annotated[Whole, Field(ge=2)] = 100
-
-
-class Score(Strict):
-    bootstrap: Annotated[Whole, Field(ge=100)]
-
-
-class Mlflow(Strict):
-    experiment: str
-    trace_judge: bool = False
+from tr_align.settings import (
+    Align,
+    Beta,
+    Calibrate,
+    Data,
+    Dpo,
+    Generate,
+    Ipo,
+    Judge,
+    Kto,
+    Launch,
+    Loss,
+    Method,
+    Mlflow,
+    Model,
+    Natural,
+    RefUpdate,
+    Score,
+    Sft,
+    Strict,
+)
 
 
 class Params(Strict):
     """The whole of `params.yaml`."""
 
     seed: Natural
+    launch: Launch = Launch()
     data: Data
     model: Model
     sft: Sft
@@ -224,6 +57,7 @@ class Params(Strict):
     calibrate: Calibrate
     score: Score
     mlflow: Mlflow
+    sweep: dict[str, list[Any]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _known_methods(self) -> Params:
@@ -238,6 +72,46 @@ class Params(Strict):
             if expected.base != "sft" and expected.base not in self.methods:
                 raise ValueError(f"methods.{name}: is compared with {expected.base}, which is missing; add it")
         return self
+
+    @model_validator(mode="after")
+    def _sweep_of_known_settings(self) -> Params:
+        for key, values in self.sweep.items():
+            if not values:
+                raise ValueError(f"sweep.{key}: is empty; name the values to try, or delete the line")
+            for value in values:
+                self._with(key, value)
+        return self
+
+    def _with(self, key: str, value: Any) -> Params:
+        """These settings with one changed, without a sweep.
+
+        Raises:
+            ValueError: there is no such setting, or it cannot have that value.
+        """
+        raw = self.model_dump(exclude={"sweep"})
+        *parents, name = key.split(".")
+        section: Any = raw
+        for part in parents:
+            section = section.get(part) if isinstance(section, dict) else None
+        if not isinstance(section, dict) or name not in section:
+            raise ValueError(f"sweep.{key}: there is no such setting; write it as in ref_update.alpha")
+        section[name] = value
+        try:
+            return Params.model_validate(raw)
+        except ValidationError as error:
+            raise ValueError(f"sweep.{key}: {_explain(error.errors()[0])}") from error
+
+    def variants(self) -> list[tuple[str, Any, Params]]:
+        """The runs of `sweep`: key, value, and these settings with that one changed.
+
+        A value that these settings have already is left out.
+        """
+        return [
+            (key, value, changed)
+            for key, values in self.sweep.items()
+            for value in values
+            if (changed := self._with(key, value)) != self.model_copy(update={"sweep": {}})
+        ]
 
     def warnings(self) -> list[str]:
         """What is allowed but hardly meant: references that never move."""

@@ -16,8 +16,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from tr_align.config import Generate
 from tr_align.data.schema import Message, prompt_id
+from tr_align.settings import Generate
 
 
 class _InverseCdf(LogitsProcessor):

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tr_align.config import Judge as JudgeSettings
 from tr_align.data.schema import Message
 from tr_align.errors import UserError
 from tr_align.judges.base import Duel, Judge, Reply
+from tr_align.settings import Judge as JudgeSettings
 
 Row = dict[str, Any]
 

@@ -8,10 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tr_align.config import Judge, Params
+from tr_align.config import Params
 from tr_align.data import files
 from tr_align.data.schema import Pair, read_pairs
 from tr_align.errors import UserError
+from tr_align.settings import Judge
 
 PREPARED = Path("data/prepared")
 JUDGE_SPLIT = PREPARED / "judge.jsonl"

@@ -10,12 +10,12 @@ import torch
 from tqdm import tqdm
 
 from tr_align import models
-from tr_align.config import Generate
 from tr_align.data.schema import Message, Pair
 from tr_align.generation import encode_prompt, pad, sample, stop_tokens
 from tr_align.metrics.kl import reply_kl
 from tr_align.runtime import device, has_bf16
 from tr_align.scratch import append_rows, read_rows, write_rows
+from tr_align.settings import Generate
 
 
 def generate_replies(

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from tr_align.config import AXES
 from tr_align.errors import UserError
 from tr_align.judges.base import as_number, hc
 from tr_align.judging import last_step
 from tr_align.metrics.bias import bias, pairs_of
 from tr_align.metrics.diversity import distinct, self_bleu, words
 from tr_align.metrics.win_rate import outcome, win_tie_lose
+from tr_align.settings import AXES
 from tr_align.stats import Array, mean_ci, share_ci
 
 Row = dict[str, Any]

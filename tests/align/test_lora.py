@@ -13,8 +13,9 @@ from tr_align.align.logps import reply_logps
 from tr_align.align.lora import merged_weights
 from tr_align.align.shards import local_shards
 from tr_align.align.train import load_policy, train_method
-from tr_align.config import Lora, Params
+from tr_align.config import Params
 from tr_align.data.schema import Pair
+from tr_align.settings import Lora
 
 from .conftest import settings
 from .test_trainer import Watched, train

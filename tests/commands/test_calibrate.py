@@ -12,11 +12,11 @@ import pytest
 
 from tr_align import models
 from tr_align.commands import calibrate
-from tr_align.config import AXES, Probe
 from tr_align.data.schema import Message, Pair
 from tr_align.errors import UserError
 from tr_align.judges import probe
 from tr_align.judges.base import Duel, Rating, Reply, Verdict
+from tr_align.settings import AXES, Probe
 
 
 class Knows:

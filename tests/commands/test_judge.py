@@ -19,7 +19,7 @@ from judges.stub import ALL, Stub
 from judges.stub_replies import Body, failure
 
 from tr_align import cli
-from tr_align.config import AXES
+from tr_align.settings import AXES
 
 KEY_ENV = "TR_ALIGN_TEST_KEY"
 OURS = {"q0": "one two three", "q1": "one", "q2": "one two", "q3": "one two three"}

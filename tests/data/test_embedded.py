@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tr_align.config import AXES
 from tr_align.data import embedded
 from tr_align.data.embedded import Flawed, Request, incoherent, load_requests, pairs, thin
 from tr_align.errors import UserError
+from tr_align.settings import AXES
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ["One.", "No no no no.", "Two words.", "Boil it. Then rest it, covered.", "First, mix. " * 20]

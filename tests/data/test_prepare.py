@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from tr_align.config import AXES, Data, Splits
 from tr_align.data.embedded import load_requests
 from tr_align.data.embedded import pairs as embedded_pairs
 from tr_align.data.prepare import SPLITS, interleave, prepare, write
 from tr_align.data.schema import Message, Pair, read_pairs
 from tr_align.errors import UserError
+from tr_align.settings import AXES, Data, Splits
 
 ROOT = Path(__file__).resolve().parents[2]
 

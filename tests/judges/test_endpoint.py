@@ -13,7 +13,6 @@ import httpx2
 import openai
 import pytest
 
-from tr_align.config import OpenAIJudge as Settings
 from tr_align.errors import UserError
 from tr_align.judges import endpoint as module
 from tr_align.judges.endpoint import (
@@ -26,6 +25,7 @@ from tr_align.judges.endpoint import (
     retry_after,
 )
 from tr_align.judges.parse import SCHEMAS
+from tr_align.settings import OpenAIJudge as Settings
 
 KEY_ENV = "TR_ALIGN_TEST_KEY"
 KEY = "sk-very-secret-0123456789"

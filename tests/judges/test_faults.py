@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from tr_align.config import AXES
 from tr_align.errors import UserError
 from tr_align.judges import gate
 from tr_align.judges.base import Rating
+from tr_align.settings import AXES
 
 from . import stub_replies as say
 from .stub import Limit, Stub

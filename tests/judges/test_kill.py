@@ -31,7 +31,7 @@ from .test_openai import KEY_ENV, make, number, numbered, only, question, questi
 CHILD = f"""
 import json, resource, signal, sys
 from pathlib import Path
-from tr_align.config import OpenAIJudge as Settings
+from tr_align.settings import OpenAIJudge as Settings
 from tr_align.data.schema import Message
 from tr_align.errors import UserError
 from tr_align.judges.base import Reply

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from tr_align import models
-from tr_align.config import AXES
-from tr_align.config import OpenAIJudge as Settings
 from tr_align.data.schema import Message
 from tr_align.judges.base import Duel, Reply
 from tr_align.judges.openai import OpenAIJudge
+from tr_align.settings import AXES
+from tr_align.settings import OpenAIJudge as Settings
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from tr_align.config import AXES
-from tr_align.config import OpenAIJudge as Settings
 from tr_align.data.schema import Message
 from tr_align.errors import UserError
 from tr_align.judges import gate
@@ -22,6 +20,8 @@ from tr_align.judges.book import REMINDERS
 from tr_align.judges.endpoint import TRIAL
 from tr_align.judges.openai import OpenAIJudge
 from tr_align.judges.parse import SCHEMAS
+from tr_align.settings import AXES
+from tr_align.settings import OpenAIJudge as Settings
 
 from . import stub_replies as say
 from .stub import ALL, Stub

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion
 
-from tr_align.config import AXES
 from tr_align.judges import book
 from tr_align.judges.parse import SCHEMAS, VERDICTS, expected_rating, parse_brackets, parse_preference, parse_rating
+from tr_align.settings import AXES
 
 from .stub_replies import Answer, Token, completion
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tr_align.config import OpenAIJudge
 from tr_align.errors import UserError
 from tr_align.judges import prices
 from tr_align.judges.prices import PACKAGED, Price, dollars, load, tokens_of
+from tr_align.settings import OpenAIJudge
 
 ROOT = Path(__file__).parents[2]
 

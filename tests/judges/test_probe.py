@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tr_align import models
-from tr_align.config import AXES, Probe, load_params
+from tr_align.config import load_params
 from tr_align.data import anthropic_hh
 from tr_align.data.prepare import prepare
 from tr_align.data.schema import Message, Pair
@@ -20,6 +20,7 @@ from tr_align.generation import encode_prompt
 from tr_align.judges import probe
 from tr_align.judges.base import Duel, Reply
 from tr_align.metrics.win_rate import outcome
+from tr_align.settings import AXES, Probe
 from tr_align.stats import mean_ci
 
 ROOT = Path(__file__).parents[2]

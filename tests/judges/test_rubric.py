@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tr_align.config import AXES, PROMPTS, Prompts
 from tr_align.data.schema import Message
 from tr_align.errors import UserError
 from tr_align.judges.parse import parse_preference
 from tr_align.judges.rubric import MARKERS, Kind, Rubric, conversation, duel_values, load, rating_values
+from tr_align.settings import AXES, PROMPTS, Prompts
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / PROMPTS).iterdir())

@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tr_align.config import AXES, METHODS
+from tr_align.config import METHODS
+from tr_align.settings import AXES
 
 ROOT = Path(__file__).parents[2]
 STEPS = (3, 6, 9)

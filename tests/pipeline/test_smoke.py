@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tr_align.config import AXES
+from tr_align.settings import AXES
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tr_align.config import AXES, METHODS
+from tr_align.config import METHODS
 from tr_align.reports.common import label
 from tr_align.reports.results import Report
+from tr_align.settings import AXES
 
 BETAS = {"dpo": [0.02, 0.05, 0.1], "ipo": [0.005, 0.01, 0.02], "kto": [0.02, 0.05, 0.1]}
 STEPS = (4, 8, 12)

@@ -10,11 +10,12 @@ from typing import Any
 
 import yaml
 
-from tr_align.config import AXES, METHODS
+from tr_align.config import METHODS
 from tr_align.reports.collect import collect
 from tr_align.reports.results import Report
 from tr_align.reports.runs import Run, from_folder, load
 from tr_align.scratch import write_rows
+from tr_align.settings import AXES
 
 ROOT = Path(__file__).parents[2]
 STEPS = (2, 4)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tr_align.config import AXES
 from tr_align.reports.card import section, text, warning
 from tr_align.reports.page import build_page
+from tr_align.settings import AXES
 
 from .made_up import context, report
 from .test_page import ATTACK, outline

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tr_align.config import AXES
 from tr_align.metrics.diversity import self_bleu
 from tr_align.reports.results import CELL, QUANTITIES
+from tr_align.settings import AXES
 from tr_align.stats import mean_ci, share_ci
 
 from .run_folder import (

@@ -11,12 +11,13 @@ import pytest
 from reports import made_up
 from reports.drawn import draw
 from reports.made_up import report
-from tr_align.config import AXES, METHODS
+from tr_align.config import METHODS
 from tr_align.reports.figure import Figure
 from tr_align.reports.figures import all_figures, ood, quality, training, wins
 from tr_align.reports.figures import frontier as gains
 from tr_align.reports.results import Report
 from tr_align.reports.theme import INK, MUTED
+from tr_align.settings import AXES
 
 ORDER = ["kl_vs_hc", "frontier", "win_tie_lose", "kl_vs_axes", "diversity", "length", "training", "ood"]
 SIZES = ("wide", "narrow", "print")

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tr_align.config import AXES
 from tr_align.errors import UserError
 from tr_align.reports.runs import comparable, flat, from_folder, load
+from tr_align.settings import AXES
 
 from .run_folder import FLIPPED, HALF, LOSE, TIE, UNREAD, WIN, Made, made_run, write
 

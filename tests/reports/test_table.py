@@ -10,10 +10,11 @@ import pytest
 
 from reports import made_up
 from reports.made_up import report
-from tr_align.config import AXES, METHODS
+from tr_align.config import METHODS
 from tr_align.reports import table
 from tr_align.reports.common import share_with_interval, with_interval
 from tr_align.reports.results import Report
+from tr_align.settings import AXES
 
 BIAS = (
     "The judge gave the reply shown first 51.2 % [49.8, 52.6] of the points, the longer reply 58.0 % [55.0, 61.0]; its "

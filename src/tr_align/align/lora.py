@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tr_align.config import Lora
 from tr_align.errors import UserError
+from tr_align.settings import Lora
 
 
 def add_adapter(model: Any, settings: Lora, seed: int) -> Any:

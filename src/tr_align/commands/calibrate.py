@@ -78,8 +78,8 @@ def _stored(folder: Path) -> Judge:
     """The probe in a folder; which layers it reads was decided when it was stored."""
     if not (folder / "probes.json").is_file():
         raise UserError(f"--judge: {folder} holds no judge; `dvc repro judge_fit` stores one in models/judge")
-    from tr_align.config import Probe
     from tr_align.judges import probe
+    from tr_align.settings import Probe
 
     layers = json.loads((folder / "config.json").read_text(encoding="utf-8"))["num_hidden_layers"]
     # held_out and regularisation matter to a fit only.

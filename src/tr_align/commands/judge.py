@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tr_align.commands.options import count, natural, positive
-from tr_align.config import AXES, OpenAIJudge, Prompts
 from tr_align.errors import UserError
+from tr_align.settings import AXES, OpenAIJudge, Prompts
 
 DEFAULTS = OpenAIJudge(model="")
 EPILOG = """examples:

@@ -16,12 +16,12 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from tr_align.config import Data
 from tr_align.data import anthropic_hh, embedded, files
 from tr_align.data.lengths import Lengths
 from tr_align.data.loaded import Dropped, Loaded
 from tr_align.data.schema import Pair, prompt_id, write_pairs
 from tr_align.errors import UserError
+from tr_align.settings import Data
 
 SPLITS = ("sft", "preferences", "judge", "evaluation")
 

@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from tr_align.config import AXES
 from tr_align.data.schema import Message
+from tr_align.settings import AXES
 
 Preference = Literal["first", "second", "tie"]
 

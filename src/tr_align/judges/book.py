@@ -13,13 +13,13 @@ from typing import Any
 from openai.types.chat import ChatCompletion
 from openai.types.chat.chat_completion import Choice
 
-from tr_align.config import OpenAIJudge as Settings
 from tr_align.errors import UserError
 from tr_align.judges import prices
 from tr_align.judges.cache import Answers, Row, request_key
 from tr_align.judges.endpoint import Endpoint, parameters
 from tr_align.judges.prices import dollars
 from tr_align.judges.rubric import BRACKETS
+from tr_align.settings import OpenAIJudge as Settings
 
 REMINDERS = {
     "rate": "Reminder: answer with the JSON object alone, its five keys and a whole number from 1 to 10 for each.",

@@ -13,10 +13,10 @@ from typing import Any, Literal
 import openai
 from openai.types.chat import ChatCompletion
 
-from tr_align.config import OpenAIJudge as Settings
 from tr_align.errors import UserError
 from tr_align.judges.gate import backoff
 from tr_align.judges.parse import SCHEMAS, parse_preference
+from tr_align.settings import OpenAIJudge as Settings
 
 PLACEHOLDER_KEY = "none"
 # Anything shorter is no secret ("EMPTY", "none"), and hiding it would change words of the answers.

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from tr_align.config import OpenAIJudge as Settings
 from tr_align.errors import UserError
 from tr_align.judges import batch, prices, rubric
 from tr_align.judges.base import Duel, Rating, Reply, Verdict
@@ -24,6 +23,7 @@ from tr_align.judges.endpoint import Endpoint
 from tr_align.judges.live import Asking
 from tr_align.judges.parse import expected_rating, parse_brackets, parse_preference, parse_rating
 from tr_align.judges.prices import dollars
+from tr_align.settings import OpenAIJudge as Settings
 
 
 class OpenAIJudge:

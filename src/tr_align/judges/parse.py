@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tr_align.config import AXES
 from tr_align.judges.base import Preference
+from tr_align.settings import AXES
 
 VERDICTS: dict[str, Preference] = {"A": "first", "B": "second", "TIE": "tie"}
 BRACKETED: dict[str, Preference] = {

@@ -19,12 +19,12 @@ from safetensors.numpy import load_file, save_file
 from tqdm import tqdm
 
 from tr_align import models
-from tr_align.config import AXES, Probe
 from tr_align.data.schema import Message, Pair, prompt_id
 from tr_align.errors import UserError
 from tr_align.generation import encode_prompt, pad
 from tr_align.judges.base import Duel, Rating, Reply, Verdict
 from tr_align.runtime import device, has_bf16
+from tr_align.settings import AXES, Probe
 from tr_align.stats import share_ci
 
 Array = NDArray[np.float32]

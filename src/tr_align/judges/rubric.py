@@ -10,9 +10,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from tr_align.config import PROMPTS
 from tr_align.data.schema import Message
 from tr_align.errors import UserError
+from tr_align.settings import PROMPTS
 
 Kind = Literal["rate", "prefer"]
 MARKERS: dict[Kind, tuple[str, ...]] = {

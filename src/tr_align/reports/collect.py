@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from tr_align.config import AXES
 from tr_align.judges.base import as_number
 from tr_align.metrics.bias import bias
 from tr_align.metrics.diversity import self_bleu_scores
@@ -24,6 +23,7 @@ from tr_align.reports.likelihoods import likelihood_rows
 from tr_align.reports.results import Report
 from tr_align.reports.runs import Run, comparable, flat
 from tr_align.reports.study import Study, study
+from tr_align.settings import AXES
 from tr_align.stats import mean_ci
 
 Row = dict[str, Any]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tr_align.config import AXES
+from tr_align.settings import AXES
 
 Row = Mapping[str, Any]
 

@@ -7,7 +7,6 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tr_align.config import AXES
 from tr_align.reports.common import (
     MISSING,
     count_text,
@@ -21,6 +20,7 @@ from tr_align.reports.common import (
 )
 from tr_align.reports.figures import words
 from tr_align.reports.results import Report, Row
+from tr_align.settings import AXES
 
 TEXT_WIDTH = 110
 IN_PAPER = ("matched_kl", "duel")

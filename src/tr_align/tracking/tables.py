@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from tr_align.config import AXES
 from tr_align.judges.base import hc
 from tr_align.judging import last_step
 from tr_align.metrics.win_rate import outcome
+from tr_align.settings import AXES
 
 MOST_ROWS = 50
 """Of a table: enough to read, and light. generations/ and judgements/ have them all."""

@@ -6,7 +6,7 @@ import json
 import time
 from typing import Any
 
-from tr_align.config import AXES
+from tr_align.settings import AXES
 from tr_align.tracking.store import Tracker
 
 PREFIX = "mlflow.sharedViewState."

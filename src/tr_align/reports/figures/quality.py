@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tr_align.config import AXES
 from tr_align.reports.common import number
 from tr_align.reports.figure import Figure
 from tr_align.reports.figures import curves, words
@@ -24,6 +23,7 @@ from tr_align.reports.figures.frame import (
 from tr_align.reports.figures.look import cells, look, losses
 from tr_align.reports.results import CELL, Report, Row
 from tr_align.reports.theme import Layout, Spec
+from tr_align.settings import AXES
 
 KL = Quantity("kl", "KL(policy || SFT), nats per reply", 2, "KL")
 SELF_BLEU = Quantity("self_bleu", "Self-BLEU (lower: more diverse)", 1, "Self-BLEU")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tr_align.config import AXES
 from tr_align.reports.page.embed import n_bytes, script_json
 from tr_align.reports.page.words import in_order
 from tr_align.reports.results import Report, Row
+from tr_align.settings import AXES
 
 FIELDS = ("text", "words", "kl", "hc", "axes", "vs_sft", "vs_base")
 """The order of a reply's values; page/assets/replies.js reads them by place."""

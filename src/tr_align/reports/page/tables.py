@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tr_align.config import AXES
 from tr_align.reports.common import MISSING, listed
 from tr_align.reports.page import words
 from tr_align.reports.page.words import in_order
 from tr_align.reports.results import Report, Row
+from tr_align.settings import AXES
 
 WEAK_JUDGE = 0.7
 TRUST = {

@@ -1,0 +1,221 @@
+"""The sections of `params.yaml` as typed models; :mod:`tr_align.config` puts them together and reads the file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+Loss = Literal["dpo", "ipo", "kto"]
+Update = Literal["none", "soft", "hard"]
+
+
+def _not_a_switch(value: Any) -> Any:
+    """pydantic reads `true` as 1; text stays allowed, for YAML reads `1e-4` as text."""
+    if isinstance(value, bool):
+        raise ValueError("has to be a number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_not_a_switch)]
+Real = Annotated[float, BeforeValidator(_not_a_switch)]
+Natural = Annotated[Whole, Field(ge=0)]
+Count = Annotated[Whole, Field(ge=1)]
+Fraction = Annotated[Real, Field(gt=0, le=1)]
+Positive = Annotated[Real, Field(gt=0)]
+
+AXES = ("coherence", "correctness", "helpfulness", "harmlessness", "detail")
+"""The five human-centric (HC) axes of arXiv 2404.09656 v1; `detail` is its "level of detail"."""
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Launch(Strict):
+    """What starts the stages that can use several processes, before the name of their script."""
+
+    train: Annotated[str, Field(min_length=1)] = "python"
+    generate: Annotated[str, Field(min_length=1)] = "python"
+
+
+class Splits(Strict):
+    """How many prompts each split gets. No prompt is in two of them."""
+
+    sft: Count
+    preferences: Count
+    judge: Natural
+    evaluation: Annotated[Whole, Field(ge=2)]
+
+
+class SftData(Strict):
+    """Demonstrations of their own for SFT; without them it gets chosen replies of preferences."""
+
+    source: Literal["ultrachat", "tldr", "files"]
+    path: str | None = None
+    revision: str | None = None
+
+
+class Data(Strict):
+    source: Literal["embedded", "anthropic_hh", "tldr", "ultrafeedback", "files"]
+    path: str | None = None
+    revision: str | None = None
+    subsets: Annotated[list[str], Field(min_length=1)] | None = None
+    sft: SftData | None = None
+    system_prompt: str | None = None
+    splits: Splits
+    max_prompt_tokens: Count
+    max_reply_tokens: Count
+    max_dropped: Annotated[Real, Field(ge=0, le=1)]
+
+
+class Model(Strict):
+    name: str
+    revision: str | None = None
+    chat_template: str | None = None
+
+
+class Sft(Strict):
+    steps: Count
+    batch_size: Count
+    gradient_accumulation: Count = 1
+    learning_rate: Positive
+    warmup_steps: Natural
+    gradient_checkpointing: bool = False
+    checkpoint_minutes: Positive = 10.0
+
+
+class Method(Strict):
+    """One cell of the experiment; `moves` and `interval` name the settings of its update, for DVC to watch."""
+
+    loss: Loss
+    update: Update
+    base: str
+    moves: str
+    interval: str
+
+
+class Lora(Strict):
+    """Train an adapter on all linear layers instead of the whole model."""
+
+    rank: Count
+    scale: Count
+
+
+class Align(Strict):
+    steps: Count
+    batch_size: Count
+    gradient_accumulation: Count
+    max_tokens: Count
+    learning_rate: Positive
+    warmup_steps: Natural
+    max_grad_norm: Positive
+    gradient_checkpointing: bool
+    lora: Lora | None = None
+    sft_rewards: bool
+    held_out: Natural
+    log_every: Count
+    evaluate_at: Annotated[list[Fraction], Field(min_length=1)]
+    checkpoint_minutes: Positive
+
+    @field_validator("evaluate_at")
+    @classmethod
+    def _increasing_to_the_end(cls, points: list[float]) -> list[float]:
+        if points != sorted(set(points)) or points[-1] != 1.0:
+            raise ValueError("has to increase and to end with 1.0 (the trained model)")
+        return points
+
+    @property
+    def evaluation_steps(self) -> list[int]:
+        """The optimizer steps after which the policy is kept for evaluation, increasing, last = `steps`."""
+        return sorted({max(1, round(point * self.steps)) for point in self.evaluate_at})
+
+
+class RefUpdate(Strict):
+    alpha: Fraction
+    every: Count
+    tau: Count
+
+
+class Beta(Strict):
+    dpo: Positive
+    ipo: Positive
+    kto: Positive
+
+
+class Dpo(Strict):
+    label_smoothing: Annotated[Real, Field(ge=0, lt=0.5)]
+
+
+class Ipo(Strict):
+    length_average: bool
+
+
+class Kto(Strict):
+    paired: bool
+    desirable_weight: Positive
+    undesirable_weight: Positive
+
+
+class Generate(Strict):
+    curve_prompts: Count
+    max_new_tokens: Count
+    temperature: Positive
+    top_p: Fraction
+    batch_size: Count
+    engine: Literal["transformers", "vllm", "auto"] = "transformers"
+    tensor_parallel: Count = 1
+
+
+class Probe(Strict):
+    model: str
+    layer: Count
+    held_out: Annotated[Real, Field(gt=0, lt=1)]
+    regularisation: Positive
+    batch_size: Count
+
+
+PROMPTS = "src/tr_align/judges/prompts"
+
+
+class Prompts(Strict):
+    """The files with the questions put to an LLM judge."""
+
+    rate: str = f"{PROMPTS}/rate.txt"
+    prefer: str = f"{PROMPTS}/prefer.txt"
+
+
+class OpenAIJudge(Strict):
+    model: str
+    base_url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    prompts: Prompts = Prompts()
+    max_tokens: Count = 512
+    concurrency: Count = 16
+    timeout_seconds: Positive = 60.0
+    max_retries: Natural = 5
+    batch: bool = False
+    prices: str = "src/tr_align/judges/prices.yaml"
+
+
+class Judge(Strict):
+    name: Literal["probe", "openai"]
+    max_usd: Positive | None = None
+    probe: Probe
+    openai: OpenAIJudge
+
+
+class Calibrate(Strict):
+    """Which labelled pairs measure the judge; by default those of the judge split."""
+
+    path: str = "data/prepared/judge.jsonl"
+    pairs: Annotated[Whole, Field(ge=2)] = 100
+
+
+class Score(Strict):
+    bootstrap: Annotated[Whole, Field(ge=100)]
+
+
+class Mlflow(Strict):
+    experiment: str
+    trace_judge: bool = False
