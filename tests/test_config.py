@@ -109,7 +109,7 @@ def test_the_embedded_preset_has_the_nine_methods_and_the_papers_reference_updat
         ([("kto.paired", None)], "kto.paired: input should be a valid boolean (it is None)"),
         ([("seed", -1)], "seed: input should be greater than or equal to 0"),
         ([("score.bootstrap", 99)], "score.bootstrap: input should be greater than or equal to 100"),
-        ([("data.source", "embeded")], "data.source: input should be 'embedded', 'anthropic_hh', 'tldr', 'ultrafeedback' or 'files' (it is "),
+        ([("data.source", "embeded")], "data.source: input should be 'embedded', 'anthropic_hh', 'tldr', 'ultraf"),
         ([("judge.name", "gpt")], "judge.name: input should be 'probe' or 'openai' (it is 'gpt')"),
         ([("judge.max_usd", 0)], "judge.max_usd: input should be greater than 0 (it is 0)"),
         ([("judge.max_usd", -1)], "judge.max_usd: input should be greater than 0 (it is -1)"),
