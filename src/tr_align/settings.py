@@ -76,7 +76,7 @@ class Model(Strict):
 
 
 class Sft(Strict):
-    steps: Count
+    steps: Natural
     batch_size: Count
     gradient_accumulation: Count = 1
     learning_rate: Positive
