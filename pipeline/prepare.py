@@ -16,7 +16,10 @@ def main() -> None:
     from tr_align.data import prepare
 
     preflight.check_settings(params)
-    splits, stats = prepare.prepare(params.data, params.seed, models.load_tokenizer(params.model.name))
+    model = params.model
+    tokenizer = models.load_tokenizer(model.name, model.revision, model.chat_template)
+    models.check_prompt_format(tokenizer)
+    splits, stats = prepare.prepare(params.data, params.seed, tokenizer)
     preflight.check_splits(params, splits)
     prepare.write(Path("data/prepared"), splits, stats)
 

@@ -55,7 +55,7 @@ def test_the_probe_is_measured_on_the_prompts_that_its_fit_left_out() -> None:
     assert source == "answers written to be right or wrong"
 
 
-@pytest.mark.parametrize("source", ["embedded", "anthropic_hh", "files"])
+@pytest.mark.parametrize("source", ["embedded", "anthropic_hh", "tldr", "ultrafeedback", "files"])
 def test_an_endpoint_is_measured_on_the_whole_judge_split(source: str) -> None:
     """It saw none of it; and the judge split is embedded data whatever the policies learn from."""
     write_pairs("data/prepared/judge.jsonl", pairs(8, each=5))
@@ -69,6 +69,8 @@ def test_an_endpoint_is_measured_on_the_whole_judge_split(source: str) -> None:
     [
         ("embedded", "answers written to be right or wrong"),
         ("anthropic_hh", "human preferences"),
+        ("tldr", "human preferences"),
+        ("ultrafeedback", "an AI judge's scores"),
         ("files", "the labels of mine.jsonl"),
     ],
 )

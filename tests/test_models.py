@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -9,6 +14,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
+from fake_hub import COMMIT, Repository, fake_hub
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -143,7 +149,7 @@ LOADERS = [models.load_tokenizer, models.load_model, models.check]
         ("random:three-layer", "is unknown; there are"),
         ("./nowhere", "there is no folder './nowhere'"),
         ("nowhere/model.gguf", "there is no file 'nowhere/model.gguf'"),
-        ("nobody/nothing", "'nobody/nothing' cannot be loaded as a causal language model: .*give a hub id"),
+        ("nobody/nothing", "the hub cannot be reached for the model 'nobody/nothing' .*Or give a folder"),
     ],
 )
 def test_an_unknown_name_is_refused(load: Any, name: str, message: str) -> None:
@@ -192,3 +198,111 @@ def test_the_packaged_model_is_plain_float32_and_can_be_trained() -> None:
     # A block: q and o 576 x 576, k and v 576 x 192, three 576 x 1536, two norms of 576.
     block = 2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536 + 2 * 576
     assert sum(weight.numel() for weight in model.parameters()) == 49152 * 576 + 30 * block + 576
+
+
+READ = """
+import json, sys
+from tr_align import models
+from tr_align.errors import UserError
+
+answers = []
+for function, name, revision in json.load(sys.stdin):
+    try:
+        result = getattr(models, function)(name, revision=revision)
+        answers.append("" if result is None else type(result).__name__)
+    except UserError as error:
+        answers.append(str(error))
+print(json.dumps(answers))
+"""
+
+
+def read(environment: dict[str, str], *calls: tuple[str, str, str | None]) -> list[str]:
+    """The answers of a fresh process, which knows no other hub."""
+    keep = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", READ],
+        input=json.dumps(calls),
+        env=keep | {"PYTHONPATH": str(Path(__file__).parents[1] / "src")} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers: list[str] = json.loads(done.stdout)
+    return answers
+
+
+def stored(folder: Path) -> dict[str, bytes]:
+    models.save(models.load_model(models.RANDOM), models.load_tokenizer(models.RANDOM), folder)
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_models_of_a_hub(tmp_path: Path) -> None:
+    files = stored(tmp_path / "saved")
+    config = json.loads(files["config.json"])
+    others = {name: content for name, content in files.items() if name != "model.safetensors"}
+    quantized = config | {"quantization_config": {"quant_method": "fp8"}}
+    remote = {"model_type": "own", "auto_map": {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}}
+    ran = tmp_path / "ran"
+    code = f"open({str(ran)!r}, 'w')".encode()
+    repositories = {
+        "models/owner/good": Repository(files),
+        "models/owner/gated": Repository(files, gated=True),
+        "models/owner/pickled": Repository(others | {"pytorch_model.bin": b"pickle"}),
+        "models/owner/quantized": Repository(files | {"config.json": json.dumps(quantized).encode()}),
+        "models/owner/remote": Repository(files | {"config.json": json.dumps(remote).encode(), "code.py": code}),
+    }
+    only_loaded = {"models/owner/loaded": Repository(files)}
+    with fake_hub(repositories | only_loaded) as hub:
+        checked = [("check", name.removeprefix("models/"), None) for name in repositories]
+        good, gated, pickled, quantized_, remote_, unknown, revision, loaded, tokenizer, bin_, closed = read(
+            hub.environment(tmp_path),
+            *checked,
+            ("check", "owner/nothing", None),
+            ("check", "owner/good", "d" + COMMIT[1:]),
+            ("load_model", "owner/loaded", COMMIT),
+            ("load_tokenizer", "owner/loaded", COMMIT),
+            ("load_model", "owner/pickled", None),
+            ("load_tokenizer", "owner/gated", None),
+        )
+        # Only what is loaded has its weights fetched.
+        weights = [line for line in hub.requests if line.endswith((".safetensors", ".bin"))]
+        assert weights and all(f"/owner/loaded/resolve/{COMMIT}/model.safetensors" in line for line in weights)
+    assert good == ""
+    for text in (gated, closed):
+        assert re.match(
+            r"model\.name: 'owner/gated' is a gated model: accept its licence on https://huggingface\.co/owner/gated, "
+            r".* export it as HF_TOKEN",
+            text,
+        )
+    for text in (pickled, bin_):
+        assert text.startswith("model.name: 'owner/pickled' has no weights in safetensors, only pickled ones")
+    assert quantized_ == (
+        "model.name: the weights of 'owner/quantized' are quantized and cannot be trained; take the original"
+    )
+    assert remote_.startswith("model.name: 'owner/remote' needs Python code of its own, which is never run")
+    assert not ran.exists()
+    assert unknown.startswith("model.name: there is no model 'owner/nothing' on the hub (nor a file or folder")
+    assert (
+        f"the model 'owner/good' has no revision 'd{COMMIT[1:]}'; https://huggingface.co/owner/good/commits" in revision
+    )
+    assert (loaded, tokenizer) == ("LlamaForCausalLM", "TokenizersBackend")
+
+    # Without the hub, what was fetched is used, and the rest is told.
+    offline = hub.environment(tmp_path) | {"HF_HUB_OFFLINE": "1"}
+    kept, fresh = read(offline, ("load_model", "owner/loaded", COMMIT), ("check", "owner/fresh", None))
+    assert kept == "LlamaForCausalLM"
+    assert re.match(
+        r"model\.name: the hub cannot be reached for the model 'owner/fresh' .*Or give a folder .*HF_HUB_CACHE", fresh
+    )
+
+
+def test_a_folder_with_pickled_weights_alone_is_refused(tmp_path: Path) -> None:
+    stored(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    for load in (models.load_model, models.check):
+        with pytest.raises(UserError, match="has no weights in safetensors, only pickled ones"):
+            load(str(tmp_path))
+    (tmp_path / "pytorch_model.bin").unlink()
+    with pytest.raises(UserError, match="has no weights in safetensors; take a model"):
+        models.check(str(tmp_path))

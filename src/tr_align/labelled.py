@@ -11,6 +11,7 @@ from pathlib import Path
 from tr_align.config import Params
 from tr_align.data import files
 from tr_align.data.schema import Pair, read_pairs
+from tr_align.data.tables import FORMATS
 from tr_align.errors import UserError
 from tr_align.settings import Judge
 
@@ -32,7 +33,12 @@ def for_judge(params: Params) -> tuple[list[Pair], str]:
         # This split is embedded data whatever data.source is.
         pairs, source = unseen(read_pairs(path), params.judge), EMBEDDED
     elif path.parent == PREPARED:
-        sources = {"embedded": EMBEDDED, "anthropic_hh": "human preferences"}
+        sources = {
+            "embedded": EMBEDDED,
+            "anthropic_hh": "human preferences",
+            "tldr": "human preferences",
+            "ultrafeedback": "an AI judge's scores",
+        }
         pairs, source = read_pairs(path), sources.get(params.data.source, f"the labels of {params.data.path}")
     else:
         pairs, source = read(path, "calibrate.path", params.data.system_prompt), str(path)
@@ -58,7 +64,7 @@ def read(path: str | Path, key: str, system_prompt: str | None) -> list[Pair]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{key}: there is no file {path}; give one with prompt, chosen and rejected ({files.FORMATS})")
+        raise UserError(f"{key}: there is no file {path}; give one with prompt, chosen and rejected ({FORMATS})")
     try:
         loaded = files.load(path, system_prompt)
     except UserError as error:

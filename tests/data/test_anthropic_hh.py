@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -120,10 +118,15 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere: there is no such file or folder.*data\.path"):
         load(tmp_path / "nowhere", None)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty: holds no \*\.jsonl\.gz or \*\.jsonl file"):
+    with pytest.raises(UserError, match=r"empty: holds no \*\.jsonl\.gz, \*\.jsonl, \*\.parquet file; see data\.path"):
         load(tmp_path / "empty", None)
     with pytest.raises(UserError, match="holds no rows"):
         load(save(tmp_path / "blank.jsonl", ""), None)
+    (tmp_path / "hollow.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"hollow\.jsonl: is empty"):
+        load(tmp_path / "hollow.jsonl", None)
+    with pytest.raises(UserError, match=r"hh\.csv: unknown ending; data\.path takes \.jsonl, \.jsonl\.gz, \.parquet"):
+        load(save(tmp_path / "hh.csv", "a"), None)
     (tmp_path / "fake.jsonl.gz").write_bytes(b"not compressed")
     with pytest.raises(UserError, match=r"fake\.jsonl\.gz: cannot be read"):
         load(tmp_path / "fake.jsonl.gz", None)
@@ -133,23 +136,19 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         load(tmp_path / "cut.jsonl.gz", None)
 
 
-def test_without_a_path_the_hub_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = ModuleType("datasets")
-    fake.load_dataset = lambda name, split: [row(ASK + f" {name}", ASK + f" {split}")]  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "datasets", fake)
-    [(where, pair)] = load(None, None).pairs
-    assert (where, pair.chosen, pair.rejected) == ("Anthropic/hh-rlhf:1", "Anthropic/hh-rlhf", "train")
+def test_subsets_are_folders(tmp_path: Path) -> None:
+    for name in ("a/train.jsonl.gz", "a/deep/test.jsonl", "b/train.jsonl", "c.jsonl"):
+        save(tmp_path / name, row(ASK + f" {name}", ASK + " No."))
 
+    def chosen(*subsets: str) -> list[str]:
+        return [pair.chosen for _, pair in load(tmp_path, None, subsets=subsets).pairs]
 
-def test_a_hub_out_of_reach_points_to_data_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str, split: str) -> None:
-        raise ConnectionError("no route")
-
-    fake = ModuleType("datasets")
-    fake.load_dataset = fail  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "datasets", fake)
-    with pytest.raises(UserError, match=r"cannot be loaded from the hub.*no route.*data\.path"):
-        load(None, None)
+    assert chosen("a") == ["a/deep/test.jsonl", "a/train.jsonl.gz"]
+    assert chosen("b", "a") == ["a/deep/test.jsonl", "a/train.jsonl.gz", "b/train.jsonl"]
+    with pytest.raises(UserError, match=r"^data\.subsets: .* has no 'd'; it has a, b$"):
+        chosen("a", "d")
+    with pytest.raises(UserError, match=r"^data\.subsets: selects from a folder .*c\.jsonl is a file; make it null$"):
+        load(tmp_path / "c.jsonl", None, subsets=["a"])
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the original HH test files are not beside the repository")
@@ -168,3 +167,5 @@ def test_the_original_test_files() -> None:
     }
     assert loaded.merged_turns == 10
     assert all(pair.prompt[0].role == "system" and pair.prompt[-1].role == "user" for _, pair in loaded.pairs)
+    part = load(REAL, None, subsets=["harmless-base"])
+    assert (part.rows, len(part.dropped)) == (2312, 5)

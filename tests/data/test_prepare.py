@@ -11,9 +11,9 @@ import pytest
 from tr_align.data.embedded import load_requests
 from tr_align.data.embedded import pairs as embedded_pairs
 from tr_align.data.prepare import SPLITS, interleave, prepare, write
-from tr_align.data.schema import Message, Pair, read_pairs
+from tr_align.data.schema import Demonstration, Message, Pair, read_demonstrations, read_pairs
 from tr_align.errors import UserError
-from tr_align.settings import AXES, Data, Splits
+from tr_align.settings import AXES, Data, SftData, Splits
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -144,7 +144,8 @@ def test_a_source_of_ones_own_spends_no_prompt_on_the_judge(tmp_path: Path, toke
 def test_sft_and_evaluation_take_one_pair_a_prompt(tmp_path: Path, tokenizer: Any) -> None:
     rows = [row(n, chosen=c) for n in range(7) for c in ("b", "a", "c")]
     splits, _ = prepare(settings("files", save(tmp_path / "a.jsonl", rows), splits=SMALL), 0, tokenizer)
-    assert [pair.chosen for pair in splits["sft"] + splits["evaluation"]] == ["a"] * 4
+    assert [row.completion for row in splits["sft"]] == [[Message(role="assistant", content="a")]] * 2
+    assert [pair.chosen for pair in splits["evaluation"]] == ["a"] * 2
     assert len(splits["preferences"]) == 9
 
 
@@ -250,10 +251,12 @@ def test_mean_tokens_and_the_careful_share(tmp_path: Path, tokenizer: Any) -> No
     rows = [row(n, chosen="one two", rejected="one") for n in range(6)] + [row(6, chosen="one two", rejected="a b c")]
     one = SMALL.model_copy(update={"preferences": 3})
     _, stats = prepare(settings("files", save(tmp_path / "a.jsonl", rows), splits=one), 0, tokenizer)
-    found = [stats["splits"][name]["mean_tokens"] for name in ("sft", "preferences", "evaluation")]
-    # "question 1" is two words, and the template adds three.
+    # "question 1" is two words, and the template adds three; to the reply it adds the "<end>" of its turn.
+    assert stats["splits"]["sft"] == {"prompts": 2, "demonstrations": 2, "mean_tokens": {"prompt": 5, "completion": 3}}
+    found = [stats["splits"][name]["mean_tokens"] for name in ("preferences", "evaluation")]
     assert all((means["prompt"], means["chosen"]) == (5, 2) for means in found)
-    assert sum(means["rejected"] * n for means, n in zip(found, (2, 3, 2), strict=True)) == pytest.approx(9, abs=0.02)
+    # The only reply of three words is in one of the three splits.
+    assert sum(means["rejected"] * n for means, n in zip(found, (3, 2), strict=True)) in (5, pytest.approx(7, abs=0.02))
     assert "careful_share" not in stats["splits"]["sft"]
     requests = load_requests()
     everything = Splits(sft=1, preferences=len(requests) - 43, judge=40, evaluation=2)
@@ -283,7 +286,8 @@ def test_write_and_read_back(tmp_path: Path, tokenizer: Any) -> None:
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         [*(f"{name}.jsonl" for name in SPLITS), "stats.json"]
     )
-    assert {name: read_pairs(folder / f"{name}.jsonl") for name in SPLITS} == splits
+    assert read_demonstrations(folder / "sft.jsonl") == splits.pop("sft")
+    assert {name: read_pairs(folder / f"{name}.jsonl") for name in splits} == splits
     text = (folder / "stats.json").read_text(encoding="utf-8")
     assert json.loads(text) == stats
     assert text == json.dumps(stats, indent=2, sort_keys=True) + "\n"
@@ -293,7 +297,9 @@ def test_line_separators_inside_a_text_survive_the_files(tmp_path: Path, tokeniz
     rows = [row(n, chosen="one\u2028two\x85three\r\nfour") for n in range(7)]
     splits, stats = prepare(settings("files", save(tmp_path / "a.jsonl", rows), splits=SMALL), 0, tokenizer)
     write(tmp_path, splits, stats)
-    assert [pair.chosen for pair in read_pairs(tmp_path / "sft.jsonl")] == ["one\u2028two\x85three\r\nfour"] * 2
+    text = "one\u2028two\x85three\r\nfour"
+    assert [row.completion[0].content for row in read_demonstrations(tmp_path / "sft.jsonl")] == [text] * 2
+    assert [pair.chosen for pair in read_pairs(tmp_path / "evaluation.jsonl")] == [text] * 2
 
 
 def test_interleaving_keeps_every_pair_of_uneven_groups() -> None:
@@ -307,3 +313,111 @@ def test_interleaving_keeps_every_pair_of_uneven_groups() -> None:
     assert {(pair.prompt[0].content, pair.chosen) for pair in result} == {
         ("a", "0"), ("a", "1"), ("a", "2"), ("b", "0"), ("c", "0"), ("c", "1"),
     }  # fmt: skip
+
+
+def turns(*texts: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(texts)]
+
+
+def own_sft(tmp_path: Path, demonstrations: list[Any], **changes: Any) -> Data:
+    """Seven prompts with preferences, of which all are used, and demonstrations."""
+    pairs = save(tmp_path / "pairs.jsonl", [row(n) for n in range(7)])
+    source = SftData(source="files", path=str(save(tmp_path / "sft.jsonl", demonstrations)))
+    sizes = Splits(sft=3, preferences=4, judge=4, evaluation=3)
+    return settings("files", pairs, **{"splits": sizes, "sft": source, **changes})
+
+
+def test_demonstrations_of_their_own_leave_all_prompts_to_the_others(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{"prompt": f"ask {n}", "completion": "so"} for n in range(5)]
+    splits, stats = prepare(own_sft(tmp_path, rows, system_prompt="Hm."), 0, tokenizer)
+    assert {name: len(found) for name, found in splits.items()} == {
+        "sft": 3, "preferences": 4, "judge": 20, "evaluation": 3,
+    }  # fmt: skip
+    assert all(isinstance(row, Demonstration) for row in splits["sft"])
+    assert [message.role for message in splits["sft"][0].prompt] == ["system", "user"]
+    assert stats["sft_data"] == {"source": "files", "rows_read": 5, "rows_kept": 5, "dropped": {}}
+    assert stats["splits"]["sft"]["demonstrations"] == 3
+    again = prepare(own_sft(tmp_path, rows[::-1], system_prompt="Hm."), 0, tokenizer)
+    assert again == (splits, stats)
+    assert prepare(own_sft(tmp_path, rows, system_prompt="Hm."), 3, tokenizer)[0]["sft"] != splits["sft"]
+
+
+def test_no_demonstration_answers_a_prompt_of_another_split(tmp_path: Path, tokenizer: Any) -> None:
+    asked = load_requests()
+    judged = prepare(settings(splits=SMALL), 0, tokenizer)[0]["judge"][0].prompt[-1].content
+    rows = [
+        *[{"prompt": f"ask {n}", "completion": "so"} for n in range(3)],
+        {"prompt": "question 3", "completion": "yes"},
+        {"messages": [{"role": "system", "content": "Mine."}, *turns(" question  4", "no", "why", "so")]},
+        {"messages": turns("hello", "hi", "question 5", "no")},  # not the same prompt: that one has no history
+        {"prompt": judged, "completion": "so"},
+    ]
+    assert any(request.prompt == judged for request in asked)
+    sizes = Splits(sft=4, preferences=4, judge=4, evaluation=3)
+    splits, stats = prepare(own_sft(tmp_path, rows, splits=sizes), 0, tokenizer)
+    assert stats["sft_data"]["dropped"] == {"in_other_split": 3}
+    assert sorted(row.prompt[0].content for row in splits["sft"]) == ["ask 0", "ask 1", "ask 2", "hello"]
+
+
+def test_a_later_turn_counts_as_a_prompt(tmp_path: Path, tokenizer: Any) -> None:
+    history = turns("hello", "hi", "and now?")
+    pairs = [
+        {"prompt": [*history[:2], {"role": "user", "content": f"q{n}"}], "chosen": "a", "rejected": "b"}
+        for n in range(7)
+    ]
+    rows = [{"messages": turns("hello", "hi", f"q{n}", "so")} for n in range(6, 10)]
+    data = own_sft(tmp_path, rows)
+    save(tmp_path / "pairs.jsonl", pairs)
+    _, stats = prepare(data, 0, tokenizer)
+    assert stats["sft_data"]["dropped"] == {"in_other_split": 1}
+
+
+def test_demonstrations_are_checked_and_counted(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [
+        *[{"prompt": f"ask {n}", "completion": "so"} for n in range(3)],
+        {"prompt": "ask 0", "completion": "so"},
+        {"prompt": "ask 0", "completion": "otherwise"},
+        {"prompt": " ", "completion": "so"},
+        {"messages": turns("x", "y", "z", " ")},
+        {"prompt": "no completion"},
+        # The template adds three words to the prompt, "<end>" to its own turn, and three to each turn that follows.
+        {"prompt": "a b c d e f g h", "completion": "so"},
+        {"prompt": "a b c d e f g", "completion": "so"},
+        {"messages": turns("u", "a", "b", "c d")},
+        {"messages": turns("v", "a", "b", "c")},
+    ]
+    limits = {"max_prompt_tokens": 10, "max_reply_tokens": 8}
+    data = own_sft(tmp_path, rows, max_dropped=3 / 12, **limits)
+    _, stats = prepare(data, 0, tokenizer)
+    assert stats["sft_data"]["dropped"] == {
+        "exact_duplicate": 1, "empty_prompt": 1, "empty_reply": 1, "missing_field": 1,
+        "prompt_too_long": 1, "completion_too_long": 1,
+    }  # fmt: skip
+    assert (stats["sft_data"]["rows_read"], stats["sft_data"]["rows_kept"]) == (12, 6)
+    with pytest.raises(UserError, match=r"3 of 12 rows \(25\.0%\).*empty_prompt 1, empty_reply 1, missing_field 1"):
+        prepare(data.model_copy(update={"max_dropped": 0.2}), 0, tokenizer)
+    sizes = data.splits.model_copy(update={"sft": 7})
+    with pytest.raises(UserError) as caught:
+        prepare(data.model_copy(update={"splits": sizes}), 0, tokenizer)
+    assert str(caught.value) == (
+        "data.splits.sft: asks for 7 demonstrations, and data.sft has 6 that can be used; lower it to 6, "
+        "or raise the token limits, which dropped 2 rows"
+    )
+
+
+def test_ties_are_counted_and_are_no_fault(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [{**row(n), "score_chosen": 2.0, "score_rejected": 1.0} for n in range(7)]
+    rows += [{**row(n), "score_chosen": 2.0, "score_rejected": 2.0} for n in range(7, 14)]
+    data = settings("ultrafeedback", save(tmp_path / "a.jsonl", rows), splits=SMALL, max_dropped=0)
+    _, stats = prepare(data, 0, tokenizer)
+    assert stats["dropped"] == {"tie": 7}
+    assert (stats["rows_read"], stats["rows_kept"]) == (14, 7)
+
+
+def test_settings_that_would_do_nothing_are_refused(tmp_path: Path, tokenizer: Any) -> None:
+    for key, value in (("revision", "main"), ("subsets", ["a"])):
+        with pytest.raises(UserError, match=rf"^data\.{key}: is set, but data\.source 'embedded' has none"):
+            prepare(settings(**{key: value}), 0, tokenizer)
+    data = own_sft(tmp_path, [], sft=SftData(source="files", path="x", revision="main"))
+    with pytest.raises(UserError, match=r"^data\.sft\.revision: is set"):
+        prepare(data, 0, tokenizer)

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import re
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tr_align.data.loaded import BadRow, Loaded, check_text, files_below, with_system
+from tr_align.data.hub import Published
+from tr_align.data.loaded import BadRow, Loaded, check_text, with_system
+from tr_align.data.rows import open_rows
 from tr_align.data.schema import Message, Pair
 from tr_align.errors import UserError
 
-HUB_NAME = "Anthropic/hh-rlhf"
-ENDINGS = (".jsonl.gz", ".jsonl")
+HUB = Published("Anthropic/hh-rlhf", splits=("train",), folders=True)
 
 # A turn begins with its speaker's name after an empty line. The same names inside a line are text: some
 # annotators typed them, and some replies imagine a dialogue.
 _BORDER = re.compile(r"\n\n(?:(Human):(?=\s|\Z)|(Assistant):)")
 
 
-def load(path: str | Path | None, system_prompt: str | None) -> Loaded:
-    """Read HH rows from a folder (all *.jsonl.gz and *.jsonl in it and below), one file, or the hub (None).
+def load(
+    path: str | Path | None,
+    system_prompt: str | None,
+    revision: str | None = None,
+    subsets: Sequence[str] | None = None,
+) -> Loaded[Pair]:
+    """Read HH rows from the hub, a file, or a folder, as :func:`tr_align.data.rows.open_rows`.
 
-    Rows that are no preference are left out with a reason: `unparsable` (not JSON, a transcript that does not
-    begin with Human or does not end with Assistant) or `prompts_differ` (the transcripts part before the last
-    reply). Neighbouring turns of one speaker inside a prompt are merged, and such rows are counted.
+    `subsets` are folders such as helpful-base. Rows that are no preference are left out with a reason: `unparsable`
+    (not JSON, a transcript that does not begin with Human or does not end with Assistant) or `prompts_differ` (the
+    transcripts part before the last reply). Neighbouring turns of one speaker inside a prompt are merged, and such
+    rows are counted.
 
     Raises:
-        UserError: the path is missing or holds no row, a file cannot be read, or the hub cannot be reached.
+        UserError: the source cannot be read or holds no row.
     """
-    loaded = Loaded()
-    for where, row in _hub_rows() if path is None else _file_rows(Path(path)):
+    opened = open_rows(HUB, path, revision, subsets, "data")
+    loaded = Loaded[Pair](origin=opened.origin)
+    for where, row in opened.rows:
         try:
             pair, merged = to_pair(row, system_prompt)
         except BadRow as error:
@@ -42,7 +47,7 @@ def load(path: str | Path | None, system_prompt: str | None) -> Loaded:
             loaded.pairs.append((where, pair))
             loaded.merged_turns += merged
     if not loaded.rows:
-        raise UserError(f"{path or HUB_NAME}: holds no rows; data.path has to name HH files with chosen and rejected")
+        raise UserError(f"{path or HUB.name}: holds no rows; data.path has to name HH files with chosen and rejected")
     return loaded
 
 
@@ -100,43 +105,3 @@ def _merge(turns: list[Message]) -> tuple[list[Message], bool]:
         else:
             merged.append(turn)
     return merged, len(merged) < len(turns)
-
-
-def _file_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    if not path.exists():
-        raise UserError(f"{path}: there is no such file or folder; put the right one in data.path, or null for the hub")
-    files = files_below(path, ENDINGS) if path.is_dir() else [path]
-    if not files:
-        raise UserError(f"{path}: holds no {' or '.join('*' + ending for ending in ENDINGS)} file; see data.path")
-    for file in files:
-        try:
-            with (
-                gzip.open(file, "rt", encoding="utf-8")
-                if file.suffix == ".gz"
-                else file.open(encoding="utf-8") as lines
-            ):
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        yield f"{file}:{number}", _row(line)
-        except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-            raise UserError(f"{file}: cannot be read ({error}); fetch the file again") from error
-
-
-def _row(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return None  # counted as unparsable by to_pair
-
-
-def _hub_rows() -> Iterable[tuple[str, Any]]:
-    try:
-        from datasets import load_dataset  # type: ignore[import-untyped]
-
-        rows = load_dataset(HUB_NAME, split="train")
-    except Exception as error:  # the client raises errors of a dozen kinds when it has no network
-        raise UserError(
-            f"data.path is null and {HUB_NAME} cannot be loaded from the hub ({type(error).__name__}: {error}); "
-            "give data.path the folder with its *.jsonl.gz files"
-        ) from error
-    return ((f"{HUB_NAME}:{number}", row) for number, row in enumerate(rows, 1))

@@ -6,26 +6,24 @@ rejected are whole conversations: what they share at the start is the prompt the
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-from tr_align.data.loaded import BadRow, Loaded, check_text, with_system
+from tr_align.data import tables
+from tr_align.data.loaded import BadRow, Loaded, check_text, collect, with_system
 from tr_align.data.schema import Message, Pair
+from tr_align.data.tables import FORMATS
 from tr_align.errors import UserError
 
-KEYS = ("prompt", "chosen", "rejected")
 REPLIES = ("chosen", "rejected")
+COLUMNS = tables.Columns("prompt, chosen and rejected", ("prompt", *REPLIES), (REPLIES,))
 ROLES = get_args(Message.model_fields["role"].annotation)
-FORMATS = ".jsonl, .jsonl.gz, .csv, .parquet"
 
-Field = str | list[Message]
+Text = str | list[Message]
 
 
-def load(path: str | Path | None, system_prompt: str | None) -> Loaded:
+def load(path: str | Path | None, system_prompt: str | None) -> Loaded[Pair]:
     """Read the user's file.
 
     Rows that are no preference are left out with a reason (`unparsable`, `missing_field`, `wrong_type`,
@@ -35,21 +33,25 @@ def load(path: str | Path | None, system_prompt: str | None) -> Loaded:
         UserError: there is no path, no such file, an unknown ending, no row, no column chosen or rejected,
             or the file cannot be read.
     """
+    rows = open_file(path, COLUMNS, "data")
+    loaded = collect(rows, lambda row: to_pair(row, system_prompt), Loaded[Pair]())
+    if not loaded.rows:
+        raise UserError(f"{path}: is empty; it needs rows with {COLUMNS.words}")
+    return loaded
+
+
+def open_file(path: str | Path | None, columns: tables.Columns, key: str) -> Iterator[tuple[str, Any]]:
+    """The rows of the user's file with their place; `key` is "data" or "data.sft", for messages.
+
+    Raises:
+        UserError: there is no path or no such file, or as :func:`tr_align.data.tables.read`.
+    """
     if path is None:
-        raise UserError(f"data.path: is null, but data.source is 'files'; give it your file ({FORMATS})")
+        raise UserError(f"{key}.path: is null, but {key}.source is 'files'; give it your file ({FORMATS})")
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file; put the right one in data.path")
-    loaded = Loaded()
-    for number, row in _rows(path):
-        where = f"{path}:{number}"
-        try:
-            loaded.pairs.append((where, to_pair(row, system_prompt)))
-        except BadRow as error:
-            loaded.drop(where, error)
-    if not loaded.rows:
-        raise UserError(f"{path}: is empty; it needs rows with prompt, chosen and rejected")
-    return loaded
+        raise UserError(f"{path}: there is no such file; put the right one in {key}.path")
+    return ((f"{path}:{number}", row) for number, row in tables.read(path, columns, f"{key}.path"))
 
 
 def to_pair(row: Any, system_prompt: str | None) -> Pair:
@@ -60,8 +62,8 @@ def to_pair(row: Any, system_prompt: str | None) -> Pair:
     """
     if not isinstance(row, dict):
         raise BadRow("unparsable", "is not a JSON object with prompt, chosen and rejected")
-    prompt = None if row.get("prompt") is None else _field(row, "prompt")
-    chosen, rejected = (_field(row, key) for key in REPLIES)
+    prompt = None if row.get("prompt") is None else read_text(row, "prompt")
+    chosen, rejected = (read_text(row, key) for key in REPLIES)
     if isinstance(prompt, str):
         given: list[Message] | None = [Message(role="user", content=prompt)]
     else:
@@ -81,8 +83,12 @@ def to_pair(row: Any, system_prompt: str | None) -> Pair:
     )
 
 
-def _field(row: dict[str, Any], key: str) -> Field:
-    """A field as text or as a chat that is not empty."""
+def read_text(row: dict[str, Any], key: str) -> Text:
+    """A field as text or as a chat that is not empty.
+
+    Raises:
+        BadRow: it is neither.
+    """
     value = row.get(key)
     if value is None:
         raise BadRow("missing_field", f"{key}: is missing")
@@ -115,7 +121,7 @@ def _shared(chosen: list[Message], rejected: list[Message]) -> list[Message]:
     return chosen[:-1]
 
 
-def _reply(value: Field, prompt: list[Message], key: str) -> str:
+def _reply(value: Text, prompt: list[Message], key: str) -> str:
     """The reply in a field: its text, its only message, or what follows the prompt in it."""
     if isinstance(value, str):
         return value
@@ -125,73 +131,3 @@ def _reply(value: Field, prompt: list[Message], key: str) -> str:
     if rest[0].role != "assistant":
         raise BadRow("wrong_type", f"{key}: has to end with an assistant message, ends with {rest[0].role}")
     return rest[0].content
-
-
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: is empty; it needs rows with prompt, chosen and rejected")
-    name = path.name.lower()
-    try:
-        if name.endswith((".jsonl", ".jsonl.gz")):
-            yield from _json_lines(path)
-        elif name.endswith(".csv"):
-            yield from _csv(path)
-        elif name.endswith(".parquet"):
-            yield from _parquet(path)
-        else:
-            raise UserError(f"{path}: unknown ending; data.path takes {FORMATS}")
-    except (OSError, EOFError, ValueError, zlib.error) as error:  # ValueError: what pandas, pyarrow and decoding raise
-        raise UserError(f"{path}: cannot be read: {str(error).strip()}") from error
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    compressed = path.name.lower().endswith(".gz")
-    with gzip.open(path, "rt", encoding="utf-8-sig") if compressed else path.open(encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue  # an empty line at the end is no row
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError:
-                yield number, None  # counted as unparsable by to_pair
-
-
-def _csv(path: Path) -> Iterator[tuple[int, Any]]:
-    import pandas as pd
-
-    # Everything is text, and "NA" or "null" are words a reply may well consist of.
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    _need_columns(path, list(frame.columns))
-    columns = [key for key in KEYS if key in frame.columns]
-    for number, values in enumerate(frame[columns].itertuples(index=False, name=None), 1):
-        yield number, {key: _chat_or_text(value) for key, value in zip(columns, values, strict=True)}
-
-
-def _chat_or_text(value: str) -> Any:
-    """A CSV cell: the chat it spells in JSON, else the text itself."""
-    if not value.lstrip().startswith("["):
-        return value
-    try:
-        chat = json.loads(value)
-    except json.JSONDecodeError:
-        return value
-    return chat if isinstance(chat, list) and chat and all(isinstance(item, dict) for item in chat) else value
-
-
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
-    from pyarrow import parquet  # type: ignore[import-untyped]
-
-    with parquet.ParquetFile(path) as file:
-        names = list(file.schema_arrow.names)
-        _need_columns(path, names)
-        number = 0
-        for batch in file.iter_batches(columns=[key for key in KEYS if key in names]):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-
-
-def _need_columns(path: Path, names: list[str]) -> None:
-    for key in REPLIES:
-        if key not in names:
-            raise UserError(f"{path}: has no column {key!r}; it has {', '.join(map(str, names))}. Rename or add it")

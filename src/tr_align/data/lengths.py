@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
 
-from tr_align.data.schema import Message, Pair
+from tr_align.data.schema import Demonstration, Message, Pair, prompt_id
 from tr_align.errors import UserError
 
 _BATCH = 1000
@@ -17,13 +17,15 @@ class Lengths:
     """Lengths in tokens, each text counted once.
 
     A prompt is counted with the chat template around it and the opening of the assistant's turn behind it;
-    a reply is counted alone, without the token that ends the turn.
+    a reply is counted alone, without the token that ends the turn. A demonstration's completion is counted as all that
+    follows its prompt in the templated conversation.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         self._prompts: dict[str, int] = {}
         self._replies: dict[str, int] = {}
+        self._conversations: dict[str, int] = {}
 
     def add(self, rows: Iterable[tuple[str, Pair]]) -> None:
         """Count the rows' texts, in batches because that is what fast tokenizers are fast at.
@@ -38,19 +40,34 @@ class Lengths:
         replies = {reply for _, pair in rows for reply in (pair.chosen, pair.rejected)} - self._replies.keys()
         self._replies.update(self._count({reply: reply for reply in replies}))
 
-    def prompt(self, pair: Pair) -> int:
-        return self._prompts[pair.prompt_id]
+    def add_demonstrations(self, rows: Sequence[tuple[str, Demonstration]]) -> None:
+        """As :meth:`add`; a batch of conversations at a time, for they are long."""
+        for start in range(0, len(rows), _BATCH):
+            prompts: dict[str, str] = {}
+            whole: dict[str, str] = {}
+            for where, row in rows[start : start + _BATCH]:
+                if row.prompt_id not in self._prompts:
+                    prompts[row.prompt_id] = self._templated(where, row.prompt)
+                whole[_whole_id(row)] = self._templated(where, [*row.prompt, *row.completion], opening=False)
+            self._prompts.update(self._count(prompts))
+            self._conversations.update(self._count(whole))
+
+    def prompt(self, row: Pair | Demonstration) -> int:
+        return self._prompts[row.prompt_id]
 
     def reply(self, text: str) -> int:
         return self._replies[text]
 
-    def _templated(self, where: str, prompt: list[Message]) -> str:
-        messages = [message.model_dump() for message in prompt]
+    def completion(self, row: Demonstration) -> int:
+        return self._conversations[_whole_id(row)] - self._prompts[row.prompt_id]
+
+    def _templated(self, where: str, conversation: list[Message], opening: bool = True) -> str:
+        messages = [message.model_dump() for message in conversation]
         try:
-            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+            return str(self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opening))
         except TemplateError as error:
             raise UserError(
-                f"{where}: the model's chat template refuses this prompt: {error}. "
+                f"{where}: the model's chat template refuses this conversation: {error}. "
                 "Some templates know no system message: set data.system_prompt to null"
             ) from error
         except ValueError as error:
@@ -63,3 +80,7 @@ class Lengths:
             # The template has put the special tokens there already.
             ids = self._tokenizer([text for _, text in batch], add_special_tokens=False)["input_ids"]
             yield from zip((key for key, _ in batch), map(len, ids), strict=True)
+
+
+def _whole_id(row: Demonstration) -> str:
+    return prompt_id([*row.prompt, *row.completion])

@@ -2,7 +2,8 @@
 
 Splits are by prompt: each prompt is in one split only. The judge split is always made of embedded data, the only
 data whose replies are known to fail on one axis each. Which requests it takes depends on the seed and on its size
-alone: not on the source, the other splits, the token limits or the system prompt.
+alone: not on the source, the other splits, the token limits or the system prompt. The SFT split holds demonstrations:
+the chosen replies of its prompts, or those of `data.sft`.
 """
 
 from __future__ import annotations
@@ -12,36 +13,40 @@ import itertools
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tr_align.data import anthropic_hh, embedded, files
+from tr_align.data import anthropic_hh, embedded, files, sft_split, tldr, ultrafeedback
 from tr_align.data.lengths import Lengths
-from tr_align.data.loaded import Dropped, Loaded
-from tr_align.data.schema import Pair, prompt_id, write_pairs
+from tr_align.data.loaded import Dropped, Loaded, check_share
+from tr_align.data.schema import Demonstration, Message, Pair, prompt_id, write_demonstrations, write_pairs
 from tr_align.errors import UserError
 from tr_align.settings import Data
 
 SPLITS = ("sft", "preferences", "judge", "evaluation")
 
-_EXAMPLES = 5
+PUBLISHED = {"anthropic_hh": anthropic_hh, "tldr": tldr, "ultrafeedback": ultrafeedback}
+
+Split = dict[str, list[Any]]
+"""The splits by name: `sft` holds demonstrations, the others pairs."""
 
 
-def prepare(data: Data, seed: int, tokenizer: Any) -> tuple[dict[str, list[Pair]], dict[str, Any]]:
-    """Load `data.source`, drop and count what cannot be used, and split the rest by prompt.
+def prepare(data: Data, seed: int, tokenizer: Any) -> tuple[Split, dict[str, Any]]:
+    """Load `data.source` and `data.sft`, drop and count what cannot be used, and split the rest by prompt.
 
     The `preferences` and `judge` splits hold all pairs of their prompts, so interleaved that neighbours come
-    from different prompts; `sft` and `evaluation` hold one pair a prompt. The result depends on the seed and on
-    the set of rows, not on their order. `tokenizer` is the model's, with a chat template.
+    from different prompts; `evaluation` holds one pair a prompt, and so does `sft` without data of its own. The result
+    depends on the seed and on the set of rows, not on their order. `tokenizer` is the model's, with a chat template.
 
     Raises:
-        UserError: the source cannot be read, more than `data.max_dropped` of its rows are faulty, or there are
+        UserError: a source cannot be read, more than `data.max_dropped` of its rows are faulty, or there are
             not enough prompts for the splits.
     """
+    _check_settings(data)
     lengths = Lengths(tokenizer)
     requests = embedded.load_requests()
-    embedded_rows = Loaded()
+    embedded_rows = Loaded[Pair]()
     for pair in embedded.pairs(requests, data.system_prompt, seed):
         embedded_rows.pairs.append((f"{embedded.REQUESTS}: {pair.prompt[-1].content!r}, {pair.axis}", pair))
     judge = _judge(embedded_rows, seed, data.splits.judge)
@@ -50,29 +55,35 @@ def prepare(data: Data, seed: int, tokenizer: Any) -> tuple[dict[str, list[Pair]
         loaded = embedded_rows
         groups = _usable(loaded, data, lengths, unlimited=judge.keys())
     else:
-        loaded = (files if data.source == "files" else anthropic_hh).load(data.path, data.system_prompt)
+        loaded = _load(data)
         groups = _usable(loaded, data, lengths, unlimited=())
         for prompt in judge.keys() & groups.keys():
             loaded.dropped += [Dropped("in_judge_split", "", "") for _ in groups.pop(prompt)]
     left = {prompt: pairs for prompt, pairs in groups.items() if prompt not in judge}
     chosen = _allot(left, seed, data, len(groups), loaded)
-    splits = {
-        "sft": [pairs[0] for _, pairs in chosen["sft"]],
+    splits: Split = {
+        "sft": [_demonstration(pairs[0]) for _, pairs in chosen.get("sft", ())],
         "preferences": interleave(chosen["preferences"], seed),
         "judge": interleave(judge.items(), seed),
         "evaluation": [pairs[0] for _, pairs in chosen["evaluation"]],
     }
+    account = {}
+    if data.sft:
+        others = [pair for name in SPLITS if name != "sft" for pair in splits[name]]
+        splits["sft"], account["sft_data"] = sft_split.select(data, seed, lengths, others)
+    else:
+        lengths.add_demonstrations([("", row) for row in splits["sft"]])
     _assert_disjoint(splits)
     careful = {request.prompt for request in requests if request.careful}
-    return splits, _stats(data, loaded, groups, splits, lengths, careful)
+    return splits, _stats(data, loaded, groups, splits, lengths, careful) | account
 
 
-def write(folder: str | Path, splits: dict[str, list[Pair]], stats: dict[str, Any]) -> None:
+def write(folder: str | Path, splits: Split, stats: dict[str, Any]) -> None:
     """Write one JSON Lines file a split, and stats.json, to the folder."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, pairs in splits.items():
-        write_pairs(folder / f"{name}.jsonl", pairs)
+    for name, rows in splits.items():
+        (write_demonstrations if name == "sft" else write_pairs)(folder / f"{name}.jsonl", rows)
     text = json.dumps(stats, indent=2, sort_keys=True, ensure_ascii=False)
     (folder / "stats.json").write_text(text + "\n", encoding="utf-8")
 
@@ -91,7 +102,28 @@ def interleave(groups: Iterable[tuple[str, list[Pair]]], seed: int) -> list[Pair
     return [pair for pairs in rounds for pair in pairs if pair is not None]
 
 
-def _judge(embedded_rows: Loaded, seed: int, count: int) -> dict[str, list[Pair]]:
+def _check_settings(data: Data) -> None:
+    """Refuse settings that would silently do nothing."""
+    if data.source not in PUBLISHED:
+        for key in ("revision", "subsets"):
+            if getattr(data, key) is not None:
+                raise UserError(f"data.{key}: is set, but data.source {data.source!r} has none; make it null")
+    if data.sft and data.sft.source == "files" and data.sft.revision is not None:
+        raise UserError("data.sft.revision: is set, but data.sft.source 'files' has none; make it null")
+
+
+def _load(data: Data) -> Loaded[Pair]:
+    if data.source == "files":
+        return files.load(data.path, data.system_prompt)
+    loaded: Loaded[Pair] = PUBLISHED[data.source].load(data.path, data.system_prompt, data.revision, data.subsets)
+    return loaded
+
+
+def _demonstration(pair: Pair) -> Demonstration:
+    return Demonstration(prompt=pair.prompt, completion=[Message(role="assistant", content=pair.chosen)])
+
+
+def _judge(embedded_rows: Loaded[Pair], seed: int, count: int) -> dict[str, list[Pair]]:
     """The embedded prompts that the judge gets, with all their pairs.
 
     Raises:
@@ -108,7 +140,7 @@ def _judge(embedded_rows: Loaded, seed: int, count: int) -> dict[str, list[Pair]
     return {prompt: groups[prompt] for prompt in _ordered(groups, seed)[:count]}
 
 
-def _usable(loaded: Loaded, data: Data, lengths: Lengths, unlimited: Collection[str]) -> dict[str, list[Pair]]:
+def _usable(loaded: Loaded[Pair], data: Data, lengths: Lengths, unlimited: Collection[str]) -> dict[str, list[Pair]]:
     """The pairs that pass every check, by prompt; the others move to `loaded.dropped`.
 
     The prompts in `unlimited` are exempt from the token limits.
@@ -125,7 +157,7 @@ def _usable(loaded: Loaded, data: Data, lengths: Lengths, unlimited: Collection[
         else:
             sound.append((where, pair))
     # What is dropped from here on is no fault of the row, so it does not count toward the share.
-    _check_share(loaded.dropped, rows, data)
+    check_share(loaded.dropped, rows, data.max_dropped)
     # Sorted, so that which of two duplicates stays does not depend on the order of the rows.
     sound.sort(key=lambda item: _content(item[1]))
     seen = set()
@@ -165,18 +197,6 @@ def _content(pair: Pair) -> tuple[str, str, str, str, str]:
     return (pair.prompt_id, pair.axis or "", pair.chosen, pair.rejected, pair.model_dump_json())
 
 
-def _check_share(dropped: list[Dropped], rows: int, data: Data) -> None:
-    if len(dropped) <= data.max_dropped * rows:
-        return
-    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(Counter(d.reason for d in dropped).items()))
-    examples = [f"  {d.where}: {d.reason}{': ' + d.detail if d.detail else ''}" for d in dropped[:_EXAMPLES]]
-    raise UserError(
-        f"{len(dropped)} of {rows} rows ({len(dropped) / rows:.1%}) cannot be used, more than data.max_dropped "
-        f"({data.max_dropped:g}) allows: {reasons}. For example:\n" + "\n".join(examples) + "\n"
-        "Put them right, or raise data.max_dropped to go on without them"
-    )
-
-
 def _ordered(groups: dict[str, list[Pair]], seed: int) -> list[str]:
     """The prompts in a seeded shuffle.
 
@@ -192,14 +212,16 @@ def _ordered(groups: dict[str, list[Pair]], seed: int) -> list[str]:
 
 
 def _allot(
-    left: dict[str, list[Pair]], seed: int, data: Data, prompts: int, loaded: Loaded
+    left: dict[str, list[Pair]], seed: int, data: Data, prompts: int, loaded: Loaded[Pair]
 ) -> dict[str, list[tuple[str, list[Pair]]]]:
     """Deal the prompts that the judge does not take to the other splits, in the order of the seeded shuffle.
+
+    The SFT split gets none if it has data of its own.
 
     Raises:
         UserError: there are not enough of them.
     """
-    names = [name for name in SPLITS if name != "judge"]
+    names = [name for name in SPLITS if name != "judge" and not (name == "sft" and data.sft)]
     wanted = {name: getattr(data.splits, name) for name in names}
     missing = sum(wanted.values()) - len(left)
     if missing > 0:
@@ -221,16 +243,16 @@ def _allot(
     return {name: [(prompt, left[prompt]) for prompt in itertools.islice(order, wanted[name])] for name in names}
 
 
-def _assert_disjoint(splits: dict[str, list[Pair]]) -> None:
-    prompts = [{pair.prompt_id for pair in pairs} for pairs in splits.values()]
+def _assert_disjoint(splits: Split) -> None:
+    prompts = [{row.prompt_id for row in rows} for rows in splits.values()]
     assert len(set().union(*prompts)) == sum(map(len, prompts)), "a prompt is in two splits"
 
 
 def _stats(
     data: Data,
-    loaded: Loaded,
-    groups: dict[str, list[Pair]],
-    splits: dict[str, list[Pair]],
+    loaded: Loaded[Pair],
+    groups: Mapping[str, list[Pair]],
+    splits: Split,
     lengths: Lengths,
     careful: set[str],
 ) -> dict[str, Any]:
@@ -247,16 +269,19 @@ def _stats(
     }
     if data.source == "anthropic_hh":
         stats["rows_with_merged_turns"] = loaded.merged_turns
-    for name, pairs in splits.items():
-        prompts = {pair.prompt_id: pair.prompt[-1].content for pair in pairs}
-        entry: dict[str, Any] = {"prompts": len(prompts), "pairs": len(pairs)}
-        if pairs:
-            entry["mean_tokens"] = {
-                "prompt": _mean([lengths.prompt(pair) for pair in pairs]),
-                "chosen": _mean([lengths.reply(pair.chosen) for pair in pairs]),
-                "rejected": _mean([lengths.reply(pair.rejected) for pair in pairs]),
-            }
-            if data.source == "embedded" or name == "judge":
+    if loaded.origin:
+        stats["hub"] = loaded.origin
+    for name, rows in splits.items():
+        prompts = {row.prompt_id: row.prompt[-1].content for row in rows}
+        entry: dict[str, Any] = {"prompts": len(prompts), "demonstrations" if name == "sft" else "pairs": len(rows)}
+        if rows:
+            entry["mean_tokens"] = {"prompt": _mean([lengths.prompt(row) for row in rows])}
+            if name == "sft":
+                entry["mean_tokens"]["completion"] = _mean([lengths.completion(row) for row in rows])
+            else:
+                entry["mean_tokens"]["chosen"] = _mean([lengths.reply(row.chosen) for row in rows])
+                entry["mean_tokens"]["rejected"] = _mean([lengths.reply(row.rejected) for row in rows])
+            if name == "judge" or (data.source == "embedded" and not (name == "sft" and data.sft)):
                 entry["careful_share"] = round(sum(text in careful for text in prompts.values()) / len(prompts), 4)
         stats["splits"][name] = entry
     return stats

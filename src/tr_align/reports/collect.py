@@ -27,6 +27,14 @@ from tr_align.settings import AXES
 from tr_align.stats import mean_ci
 
 Row = dict[str, Any]
+DATA = {
+    "embedded": "embedded requests",
+    "anthropic_hh": "Anthropic-HH",
+    "tldr": "Reddit TL;DR",
+    "ultrafeedback": "UltraFeedback",
+}
+"""What a report calls the sources; files are called by their path."""
+
 PACKAGES = ("tr-align", "torch", "transformers", "trl", "accelerate", "datasets", "dvc", "mlflow", "openai", "numpy")
 VERDICTS = {1.0: "win", 0.0: "lose"}
 
@@ -239,9 +247,7 @@ def _context(study: Study, points: Sequence[Row], seconds: Mapping[str, float]) 
     before = [row["n_prompts"] for row in trained if not row["final"]]
     return {
         "model": params.model.name.partition(":")[2] or params.model.name,
-        "data": {"embedded": "embedded requests", "anthropic_hh": "Anthropic-HH"}.get(
-            params.data.source, str(params.data.path)
-        ),
+        "data": DATA.get(params.data.source, str(params.data.path)),
         "judge": "embedded probes" if params.judge.name == "probe" else params.judge.openai.model,
         "hc_unit": "points, 1 to 10",
         "seeds": study.seeds,
