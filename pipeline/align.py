@@ -8,9 +8,7 @@ import shutil  # noqa: E402
 import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-import torch  # noqa: E402
-
-from tr_align import scratch, tracking  # noqa: E402
+from tr_align import gpus, scratch, stopping, tracking  # noqa: E402
 from tr_align.config import load_params  # noqa: E402
 from tr_align.data.schema import read_pairs  # noqa: E402
 from tr_align.progress import run_stage  # noqa: E402
@@ -21,8 +19,11 @@ DATA, SFT = Path("data/prepared/preferences.jsonl"), Path("models/sft")
 def main() -> None:
     name = sys.argv[1]
     params = load_params()
+    gpus.claim()
+    import torch
     from accelerate import PartialState
 
+    from tr_align.align.resume import discard
     from tr_align.align.train import train_method
 
     for warning in params.warnings():
@@ -35,13 +36,15 @@ def main() -> None:
     result = train_method(name, params, SFT, read_pairs(DATA), folder, run.log if run else lambda row: None)
     if run is None:
         return
-    run.finish()
-    log = Path(f"reports/train/{name}.jsonl")
-    log.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(result.log, log)
-    shutil.rmtree(Path("models") / name, ignore_errors=True)
-    shutil.move(result.snapshots, Path("models") / name)
-    shutil.rmtree(folder)
+    with stopping.deferred():
+        run.finish()
+        log, out = Path(f"reports/train/{name}.jsonl"), Path("models") / name
+        log.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(out, ignore_errors=True)
+        with scratch.writing(".", "the trained policies"):
+            shutil.copyfile(result.log, log)
+            shutil.move(result.snapshots, out)
+        discard(folder)
 
 
 run_stage(main)

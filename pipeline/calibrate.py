@@ -7,13 +7,15 @@ prepare_process()
 import json  # noqa: E402
 from pathlib import Path  # noqa: E402
 
-from tr_align import scratch, tracking  # noqa: E402
+from tr_align import gpus, scratch, tracking  # noqa: E402
 from tr_align.config import load_params  # noqa: E402
 from tr_align.progress import run_stage  # noqa: E402
 
 
 def main() -> None:
     params = load_params()
+    if params.judge.name == "probe":
+        gpus.claim()
     from tr_align.calibration import calibrate
     from tr_align.judging import load_judge
     from tr_align.labelled import for_judge

@@ -11,7 +11,7 @@ import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
-from tr_align import scratch, tracking  # noqa: E402
+from tr_align import gpus, scratch, tracking  # noqa: E402
 from tr_align.config import load_params  # noqa: E402
 from tr_align.progress import run_stage  # noqa: E402
 
@@ -19,6 +19,8 @@ from tr_align.progress import run_stage  # noqa: E402
 def main() -> None:
     name = sys.argv[1]
     params = load_params()
+    if params.judge.name == "probe":
+        gpus.claim()
     from tr_align.judging import judge_replies, load_judge
 
     def replies(method: str) -> list[dict[str, Any]]:

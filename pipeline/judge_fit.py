@@ -7,6 +7,7 @@ prepare_process()
 import json  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+from tr_align import gpus  # noqa: E402
 from tr_align.config import load_params  # noqa: E402
 from tr_align.data.schema import read_pairs  # noqa: E402
 from tr_align.progress import run_stage  # noqa: E402
@@ -14,6 +15,7 @@ from tr_align.progress import run_stage  # noqa: E402
 
 def main() -> None:
     params = load_params()
+    gpus.claim()
     folder, report = Path("models/judge"), Path("reports/judge.json")
     folder.mkdir(parents=True, exist_ok=True)
     report.parent.mkdir(exist_ok=True)

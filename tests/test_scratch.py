@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,38 @@ def test_a_folder_is_made_under_the_repositorys_root(root: Path) -> None:
     assert folder.is_dir()
     assert folder.parent == root / ".scratch" / "sft"
     assert scratch.folder("sft", {"steps": 3}, []) == folder
+
+
+HOLD = "from tr_align import scratch; print(scratch.folder('sft', {}, []), flush=True); import sys; sys.stdin.read()"
+
+
+def test_a_second_process_waits_for_the_first_also_if_that_is_killed(root: Path) -> None:
+    """Two workers of a queue that train the same SFT model would write each other's files."""
+    start = lambda: subprocess.Popen(  # noqa: E731
+        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    first = start()
+    folder = first.stdout.readline()  # type: ignore[union-attr]
+    second = start()
+    assert second.stderr.readline() == "sft runs with these settings already: waiting for it to end\n"  # type: ignore[union-attr]
+    assert second.poll() is None
+
+    first.kill()
+
+    assert second.stdout.readline() == folder  # type: ignore[union-attr]
+    second.communicate("")
+    first.communicate()
+    assert second.returncode == 0
+
+
+def test_processes_of_one_training_do_not_wait_for_each_other(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as first:
+        folder = first.stdout.readline()  # type: ignore[union-attr]
+        monkeypatch.setenv("RANK", "1")
+        assert str(scratch.folder("sft", {}, [])) == folder.strip()
+        first.communicate("")
 
 
 def test_without_dvc_the_root_is_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,44 +23,66 @@ class Launched:
     sharding: Sharding
 
 
+MODULES = {"torch.distributed.run": "torchrun", "accelerate.commands.launch": "accelerate launch"}
+"""The launchers under the names that `python -m` takes."""
+
+
 def read(command: str, key: str) -> Launched:
     """What `command`, the value of the setting `key`, starts: python, torchrun or accelerate launch.
 
     Options on the command line count before those in accelerate's file.
 
     Raises:
-        UserError: the command is not one of these, its configuration file is missing or unreadable, or a number in it
-            is none.
+        UserError: the command is not one of these, its configuration file is missing or unreadable, it leaves the
+            number of processes to the machine, or a number in it is none.
     """
-    words = shlex.split(command)
+    try:
+        words = shlex.split(command)
+    except ValueError as error:
+        raise UserError(f"{key}: {command!r} is no command line: {error}") from error
     while words and ("=" in words[0] or words[0] in ("env", "exec")):  # NCCL_DEBUG=INFO accelerate launch ...
         words = words[1:]
-    program = Path(words[0]).name if words else ""
-    if program.startswith("python") and words[1:2] != ["-m"]:
-        return Launched(1, 1, "none")
-    if program == "srun":  # one launcher a machine
-        words = words[next((i for i, word in enumerate(words) if word in ("accelerate", "torchrun")), len(words)) :]
-        program = words[0] if words else ""
+    if words[:1] == ["srun"]:  # one launcher a machine
+        names = ("accelerate", "torchrun", "python", "python3")
+        words = words[next((i for i, word in enumerate(words) if Path(word).name in names), len(words)) :]
+    program, words = _program(words)
     options = _options(words)
+    if program == "python":
+        return Launched(1, 1, "none")
     if program == "torchrun":
         machines = _whole(options.get("nnodes", 1), key, "--nnodes")
         processes = machines * _whole(options.get("nproc_per_node", 1), key, "--nproc_per_node")
         return Launched(processes, machines, "ddp" if processes > 1 else "none")
-    if program == "accelerate" and words[1:2] == ["launch"]:
+    if program == "accelerate launch":
         settings = _file(options["config_file"], key) if "config_file" in options else {}
         settings |= {name: options[name] for name in ("num_processes", "num_machines") if name in options}
-        processes = _whole(settings.get("num_processes", 1), key, "num_processes")
-        return Launched(processes, _whole(settings.get("num_machines", 1), key, "num_machines"), _sharding(settings))
+        if "num_processes" not in settings:
+            raise UserError(f"{key}: {command!r} does not say how many processes; add --config_file or --num_processes")
+        processes = _whole(settings["num_processes"], key, "num_processes")
+        machines = _whole(settings.get("num_machines", 1), key, "num_machines")
+        return Launched(processes, machines, _sharding(settings, options, processes, key))
     raise UserError(
         f"{key}: is {command!r}; it has to start with python, torchrun or accelerate launch, "
         "e.g. accelerate launch --config_file presets/accelerate/fsdp2.yaml"
     )
 
 
+def _program(words: list[str]) -> tuple[str, list[str]]:
+    """Which launcher a command line names, and the words after it."""
+    program = Path(words[0]).name if words else ""
+    if program.startswith("python"):
+        if words[1:2] == ["-m"]:
+            return MODULES.get("".join(words[2:3]), ""), words[3:]
+        return "python", words[1:]
+    if program == "accelerate":
+        return " ".join([program, *words[1:2]]), words[2:]
+    return program, words[1:]
+
+
 def _options(words: list[str]) -> dict[str, str]:
     """`--name value` and `--name=value`, with underscores in the names."""
     found = {}
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         if word.startswith("--"):
             name, _, value = word[2:].partition("=")
             found[name.replace("-", "_")] = value or following
@@ -71,19 +93,24 @@ def _file(path: str, key: str) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{key}: accelerate's configuration {path} cannot be read: {error}") from error
+        raise UserError(f"{key}: the configuration {path} cannot be read: {error}") from error
     if not isinstance(settings, dict):
-        raise UserError(f"{key}: {path} is no configuration of accelerate; presets/accelerate has some")
+        raise UserError(f"{key}: {path} is no configuration of a launcher; presets/accelerate has some")
     return settings
 
 
-def _sharding(settings: dict[str, Any]) -> Sharding:
+def _sharding(settings: dict[str, Any], options: dict[str, str], processes: int, key: str) -> Sharding:
     kind = settings.get("distributed_type")
-    if kind == "FSDP":
+    if "use_fsdp" in options or kind == "FSDP":
         return "fsdp"
-    if kind == "DEEPSPEED":
-        return "zero3" if (settings.get("deepspeed_config") or {}).get("zero_stage") == 3 else "zero2"
-    return "ddp" if int(settings.get("num_processes", 1)) > 1 else "none"
+    if "use_deepspeed" in options or kind == "DEEPSPEED":
+        deepspeed = dict(settings.get("deepspeed_config") or {}) | options
+        stage = deepspeed.get("zero_stage")
+        if "deepspeed_config_file" in deepspeed:  # DeepSpeed's own file, JSON, which YAML reads too
+            own = _file(deepspeed["deepspeed_config_file"], key)
+            stage = (own.get("zero_optimization") or {}).get("stage")
+        return "zero3" if str(stage) == "3" else "zero2"
+    return "ddp" if processes > 1 else "none"
 
 
 def _whole(value: Any, key: str, name: str) -> int:

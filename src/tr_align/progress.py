@@ -9,7 +9,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
+from tr_align import stopping
 from tr_align.errors import UserError
 from tr_align.scratch import root, write_atomically
 
@@ -36,7 +38,11 @@ EXPECTED = {
 
 
 def run_stage(main: Callable[[], None]) -> None:
-    """Run a stage's `main` under a heading; a :class:`UserError` ends it with its message alone, exit status 1."""
+    """Run a stage's `main` under a heading; a :class:`UserError` ends it with its message alone, exit status 1.
+
+    So does SIGTERM or SIGUSR1, with :data:`tr_align.stopping.STATUS`.
+    """
+    stopping.handle_signals()
     stage = os.environ.get("DVC_STAGE", Path(sys.argv[0]).stem)
     print(heading(stage), file=sys.stderr, flush=True)
     started = time.monotonic()
@@ -44,13 +50,20 @@ def run_stage(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         sys.exit(f"\nerror: {error}\n")
+    except stopping.Stopped as stop:
+        print(f"\n{stop}\n", file=sys.stderr)
+        _leave(stopping.STATUS)
     if os.environ.get("RANK", "0") == "0":  # the others of a training on several GPUs would write the same files
         _remember(stage, time.monotonic() - started)
-    # Taking torch apart costs a second in each of forty stages; the process ends here anyway.
+    _leave(0)
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process now: taking torch apart costs a second in each of forty stages, and threads may still wait."""
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(0)
+    os._exit(status)
 
 
 def heading(stage: str) -> str:

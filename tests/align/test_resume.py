@@ -99,7 +99,6 @@ def assert_same_results(whole: Result, resumed: Result, steps: list[int]) -> Non
         assert_same(one, two)
     assert whole.log.read_text() == resumed.log.read_text()
     assert whole.updated_at == resumed.updated_at
-    assert not (resumed.log.parent / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(
@@ -514,6 +513,7 @@ elif where == "end":  # all is done; of the checkpoints, not needed any more, th
 
 settings = Params.model_validate_json(Path(params).read_text())
 train.train_method("tr_dpo_soft", settings, sft, read_pairs(pairs), Path(folder))
+resume.discard(Path(folder))
 """
 
 

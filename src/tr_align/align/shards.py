@@ -65,8 +65,21 @@ def is_sharded(accelerator: Any) -> bool:
     return bool(accelerator.is_fsdp2 or (plugin is not None and plugin.zero_stage == 3))
 
 
+def full_weights(accelerator: Any, model: Any) -> dict[str, Tensor] | None:
+    """A wrapped model's whole state dict, on the main process only; all processes have to ask at once."""
+    weights: dict[str, Tensor] = accelerator.get_state_dict(model)
+    return weights if accelerator.is_main_process else None
+
+
 def any_process(accelerator: Any, flag: bool) -> bool:
     """Whether `flag` is set on any process, the same answer on all of them."""
     if accelerator.num_processes == 1:
         return flag
     return bool(accelerator.reduce(torch.tensor(float(flag), device=accelerator.device)).item())
+
+
+def lowest(accelerator: Any, number: int) -> int:
+    """The lowest of all processes' numbers."""
+    if accelerator.num_processes == 1:
+        return number
+    return int(accelerator.gather(torch.tensor([number], device=accelerator.device)).min())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,18 +14,28 @@ import accelerate
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
-from tr_align import models
+from tr_align import models, stopping
 from tr_align.align import losses
 from tr_align.align.batches import Example
 from tr_align.align.lora import add_adapter
 from tr_align.align.objectives import KtoObjective, Objective, PairObjective
 from tr_align.align.plan import plan_blocks, unpaired_groups
-from tr_align.align.resume import Checkpoints, Log, Snapshots, last_checkpoint, remove_checkpoints
+from tr_align.align.resume import (
+    SNAPSHOT_BYTES,
+    Checkpoints,
+    Log,
+    Snapshots,
+    checkpoint_bytes,
+    last_checkpoint,
+    remove_checkpoints,
+    snapshot_name,
+)
 from tr_align.align.tokens import encode_pairs
 from tr_align.align.trainer import AlignTrainer, Task
 from tr_align.config import Params
 from tr_align.data.schema import Pair
 from tr_align.runtime import has_bf16
+from tr_align.scratch import check_space
 
 TRAIN_LOG = "train.jsonl"
 
@@ -63,12 +72,16 @@ def train_method(
 ) -> Result:
     """Align the SFT model with one method; all that is written lies under `folder`.
 
+    When its results are where they belong, `resume.discard` deletes the folder.
+
     Args:
         name: one of the nine methods. sft: folder of the SFT model. pairs: the preferences split.
         folder: scratch folder of these settings and inputs; what an earlier, killed run left there is used.
         publish: called with each step's row of the log.
     Raises:
-        UserError: too few pairs for one batch, pairs cut to nothing, a loss that is not finite, a foreign checkpoint.
+        UserError: too few pairs for one batch, pairs cut to nothing, a loss that is not finite, a foreign checkpoint, a
+            full disk.
+        Stopped: the process was told to stop; a checkpoint of the step it was in is kept.
     """
     log, snapshots = folder / TRAIN_LOG, folder / "snapshots"
     tokenizer = models.load_tokenizer(str(sft))
@@ -83,16 +96,31 @@ def train_method(
     trainer.add_callback(Checkpoints(trainer, params.align.checkpoint_minutes))
     if trainer.is_world_process_zero():
         trainer.add_callback(Log(log, name, publish))
-    checkpoint = last_checkpoint(folder / "checkpoints")
-    if checkpoint is None:
-        trainer.train()
-    else:
-        trainer.resume(checkpoint)
-    trainer.accelerator.wait_for_everyone()
+    checkpoint = _checkpoint(folder / "checkpoints", snapshots, params.align.evaluation_steps)
+    missing = [step for step in params.align.evaluation_steps if not (snapshots / snapshot_name(step)).exists()]
+    soft = task.alpha is not None and task.alpha < 1
+    size = len(missing) * SNAPSHOT_BYTES * policy.num_parameters()
+    size += checkpoint_bytes(policy, trainer.accelerator, soft)
+    check_space(folder, size, f"a checkpoint and the policies that {name} keeps")
     if trainer.is_world_process_zero():
-        remove_checkpoints(folder / "checkpoints")
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        remove_checkpoints(folder / "checkpoints", but=checkpoint)
+    with stopping.deferred():
+        if checkpoint is None:
+            trainer.train()
+        else:
+            trainer.resume(checkpoint)
+        trainer.accelerator.wait_for_everyone()
     return Result(snapshots, log, trainer.reference.updated_at)
+
+
+def _checkpoint(folder: Path, snapshots: Path, evaluated: Sequence[int]) -> Path | None:
+    """The last checkpoint, unless the snapshots before it are gone: a stage was killed while it moved them."""
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is None:
+        return None
+    step = int(checkpoint.name.rpartition("-")[2])
+    whole = all((snapshots / snapshot_name(other)).exists() for other in evaluated if other <= step)
+    return checkpoint if whole else None
 
 
 def load_policy(params: Params, sft: str | Path) -> Any:

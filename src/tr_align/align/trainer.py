@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import Trainer, TrainingArguments
 
+from tr_align import stopping
 from tr_align.align import shards
 from tr_align.align.batches import Example, collate, split_passes
 from tr_align.align.logps import score_replies_with
@@ -24,11 +25,15 @@ from tr_align.align.lora import merged_weights
 from tr_align.align.objectives import Objective, Sums, pair_metrics
 from tr_align.align.plan import Plan
 from tr_align.align.reference import Reference
-from tr_align.align.resume import save_atomically
+from tr_align.align.resume import checkpoint_bytes, checkpoint_folder, emptied, save_atomically
 from tr_align.errors import UserError
+from tr_align.scratch import writing
 
 SCORING_FACTOR = 4
 """A pass without gradients keeps no activations, so it may be this much larger."""
+
+UNLOGGED = "unlogged."
+"""Begins the names, in a checkpoint, of what is not part of the reference."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +214,10 @@ class AlignTrainer(Trainer):
             shards.read_shards(model) if hasattr(model, "empty_partition_cache") else None,
         )
         if self.resume_from is not None:
-            self.reference.load(load_file(self._reference_file(self.resume_from), device=str(self.args.device)))
+            kept = load_file(self._reference_file(self.resume_from))  # "cpu:0", with several processes, is refused
+            here = self.args.device
+            self._load_unlogged({name: kept.pop(name).to(here) for name in list(kept) if name.startswith(UNLOGGED)})
+            self.reference.load(kept)
 
     def _score(self, model: Any, first: int, last: int, target: Tensor, keep: bool = False) -> None:
         """Fill `target` with the log-probabilities, by the weights in the model now, that the steps need.
@@ -221,11 +229,16 @@ class AlignTrainer(Trainer):
         needed = [sorted({*plan.window(first, last, p), *self._held_out(p)} - own[p]) for p in processes]
         file = Path(str(self.args.output_dir)) / f"sft-logps-{self.accelerator.process_index}.safetensors"
         done = self._kept(file, target) if keep else 0
+        # Sharded models meet in every pass, and each process was killed at a moment of its own.
+        done = shards.lowest(self.accelerator, done)
         saved = time.monotonic()
         for number, rows, logps in self._passes_without_gradient(model, needed, done):
             target[torch.tensor(rows, device=target.device)] = logps
-            if keep and time.monotonic() - saved > 60:
-                save_atomically({"logps": target, "done": torch.tensor(number)}, file, self._metadata)
+            if keep and (stopping.asked() or time.monotonic() - saved > 60):
+                with writing(file.parent, "the SFT model's log-probabilities"):
+                    save_atomically({"logps": target, "done": torch.tensor(number)}, file, self._metadata)
+                if stopping.asked():
+                    raise stopping.Stopped("the SFT model's log-probabilities computed so far are kept")
                 saved = time.monotonic()
 
     def _passes_without_gradient(
@@ -248,11 +261,29 @@ class AlignTrainer(Trainer):
         """Passes of the SFT model's scoring that an earlier run finished, their numbers put into `target`."""
         if not file.exists() or not self._belongs(file):
             return 0
-        kept = load_file(file, device=str(target.device))
+        kept = load_file(file)
         target.copy_(kept["logps"])
         return int(kept["done"])
 
     # Checkpoints and log
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = checkpoint_folder(self.args, self.state)
+        size = checkpoint_bytes(self.model, self.accelerator, bool(self._reference.master))
+        with writing(folder.parent, f"the checkpoint after step {self.state.global_step}", size), emptied(folder):
+            super()._save_checkpoint(model, trial)
+            self.save_reference(folder)
+
+    def _unlogged(self) -> dict[str, Tensor]:
+        """What the next row of the log averages so far, so that a checkpoint may fall between two rows."""
+        state = {"loss": self._tr_loss, "logged": torch.tensor(self._globalstep_last_logged)}
+        state |= {f"sums.{name}": torch.stack(pair) for name, pair in self._sums.items()}
+        return {UNLOGGED + name: tensor.clone() for name, tensor in state.items()}
+
+    def _load_unlogged(self, kept: dict[str, Tensor]) -> None:
+        self._tr_loss.copy_(kept.pop(f"{UNLOGGED}loss"))
+        self._globalstep_last_logged = int(kept.pop(f"{UNLOGGED}logged"))
+        self._sums = {name.removeprefix(f"{UNLOGGED}sums."): (pair[0], pair[1]) for name, pair in kept.items()}
 
     def _reference_file(self, folder: Path) -> Path:
         return folder / f"reference-{self.accelerator.process_index}.safetensors"
@@ -267,8 +298,12 @@ class AlignTrainer(Trainer):
             return bool(opened.metadata() == self._metadata)
 
     def save_reference(self, folder: Path) -> None:
-        """Write this process's part of the reference beside a checkpoint's weights."""
-        save_atomically(self._reference.state(), self._reference_file(folder), self._metadata)
+        """Write this process's part of the reference beside a checkpoint's weights.
+
+        Without it a resumed run would silently start again from the SFT model as reference, as TRL 1.16 does.
+        """
+        state = self._reference.state() | self._unlogged()
+        save_atomically(state, self._reference_file(folder), self._metadata)
 
     def resume(self, folder: Path) -> Any:
         """Go on from a checkpoint: policy, optimizer, schedule, place in the data, and reference.
@@ -296,10 +331,10 @@ class AlignTrainer(Trainer):
 
     def full_weights(self) -> dict[str, Tensor] | None:
         """The policy as a plain model's state dict, on the main process only; all processes have to ask at once."""
-        weights = self.accelerator.get_state_dict(self.model_wrapped)
-        if not self.is_world_process_zero():
-            return None
-        return merged_weights(self.model, weights) if hasattr(self.model, "peft_config") else weights
+        weights = shards.full_weights(self.accelerator, self.model_wrapped)
+        if weights is None or not hasattr(self.model, "peft_config"):
+            return weights
+        return merged_weights(self.model, weights)
 
     def _add(self, sums: Sums) -> None:
         for name, (total, count) in sums.items():
