@@ -9,7 +9,7 @@ from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
 
-from tr_align import models, scratch  # noqa: E402
+from tr_align import gpus, models, scratch  # noqa: E402
 from tr_align.config import load_params  # noqa: E402
 from tr_align.data.schema import read_pairs  # noqa: E402
 from tr_align.metrics.ood import fixed_texts, likelihoods  # noqa: E402
@@ -22,6 +22,7 @@ DATA, SFT = Path("data/prepared/evaluation.jsonl"), Path("models/sft")
 def main() -> None:
     name = sys.argv[1]
     params = load_params()
+    gpus.claim()
     pairs = read_pairs(DATA)[: max(2, params.generate.curve_prompts)]
     sampled = {row["prompt_id"]: row for row in scratch.read_rows("generations/sft.jsonl")}
     examples = fixed_texts(models.load_tokenizer(str(SFT)), pairs, sampled)

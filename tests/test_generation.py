@@ -135,7 +135,7 @@ def test_a_stop_token_ends_the_reply(model: Any, tokenizer: Any) -> None:
     free = sample(model, tokenizer, PROMPTS, settings(), seed=0)
     extra = sorted({reply[2] for reply in free})
     model.generation_config.eos_token_id = extra
-    stops = stop_tokens(model, tokenizer)
+    stops = stop_tokens(model.generation_config, tokenizer)
     assert stops == sorted({tokenizer.eos_token_id, *extra})
     expected = [reply[: next(i for i, token in enumerate(reply) if token in stops) + 1] for reply in free]
     assert sample(model, tokenizer, PROMPTS, settings(), seed=0) == expected
@@ -145,7 +145,7 @@ def test_a_stop_token_ends_the_reply(model: Any, tokenizer: Any) -> None:
 def test_the_tokenizers_stop_token_is_one_whatever_the_model_says(model: Any, tokenizer: Any) -> None:
     for configured in (None, tokenizer.eos_token_id, [tokenizer.eos_token_id]):
         model.generation_config.eos_token_id = configured
-        assert stop_tokens(model, tokenizer) == [tokenizer.eos_token_id]
+        assert stop_tokens(model.generation_config, tokenizer) == [tokenizer.eos_token_id]
 
 
 def test_a_cold_or_narrow_distribution_is_greedy(model: Any, tokenizer: Any) -> None:

@@ -55,9 +55,9 @@ def encode_prompt(tokenizer: Any, prompt: list[Message]) -> list[int]:
     return ids
 
 
-def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
+def stop_tokens(generation: GenerationConfig, tokenizer: Any) -> list[int]:
     """The tokens that end a reply: the tokenizer's and those of the model's generation settings."""
-    configured = model.generation_config.eos_token_id
+    configured = generation.eos_token_id
     extra = configured if isinstance(configured, list) else [configured]
     return sorted({tokenizer.eos_token_id, *(token for token in extra if token is not None)})
 
@@ -79,7 +79,7 @@ def sample(
         processors.insert(0, TopPLogitsWarper(settings.top_p))
     if settings.temperature != 1:
         processors.insert(0, TemperatureLogitsWarper(settings.temperature))
-    stops = stop_tokens(model, tokenizer)
+    stops = stop_tokens(model.generation_config, tokenizer)
     shipped, model.generation_config = model.generation_config, GenerationConfig()
     try:
         # A model's own generation settings (Qwen's repetition_penalty, say) would make it another policy than
