@@ -40,7 +40,7 @@ ui: setup
 	$(BIN)/tr-align mlflow ui --port $(PORT)
 
 compare: setup
-	$(BIN)/dvc exp show --hide-workspace --drop '.*' --keep '(.*\.(kl|hc)$$|ref_update\..*|Experiment)'
+	$(BIN)/dvc exp show --drop '.*' --keep '(.*\.(kl|hc)$$|(ref_update|beta)\..*|seed|Experiment)'
 
 mlflow: setup
 	$(BIN)/tr-align mlflow rebuild --experiments
