@@ -235,8 +235,9 @@ def test_the_files_that_a_preset_names_for_its_judge_are_there(path: Path) -> No
     judge = load_params(path).judge.openai
     for name in (judge.prompts.rate, judge.prompts.prefer, judge.prices):
         assert (ROOT / name).is_file()
-    # Nobody's money is spent, or held back, by a default.
-    assert (load_params(path).judge.max_usd, judge.batch, judge.base_url) == (None, False, None)
+    # No endpoint is chosen by default, and nobody's money is spent without a limit, or held back from a free judge.
+    assert (judge.batch, judge.base_url) == (False, None)
+    assert (load_params(path).judge.max_usd is None) == (load_params(path).judge.name == "probe")
 
 
 def test_without_soft_or_hard_methods_no_reference_has_to_move(tmp_path: Path) -> None:

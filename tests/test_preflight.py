@@ -12,7 +12,8 @@ from tr_align import calibration, models
 from tr_align.config import METHODS, Params, load_params
 from tr_align.data.schema import Message, Pair
 from tr_align.errors import UserError
-from tr_align.preflight import check_settings, check_splits, judge_calls
+from tr_align.preflight import check_machine, check_settings, check_splits, judge_calls
+from tr_align.settings import Launch
 
 ROOT = Path(__file__).parents[1]
 
@@ -131,12 +132,24 @@ def test_a_split_smaller_than_a_batch() -> None:
     pair = Pair(prompt=[Message(role="user", content="x")], chosen="a", rejected="b")
     params = load_params(ROOT / "presets" / "smoke.yaml")
     others = [Pair(prompt=[Message(role="user", content=str(i))], chosen="a", rejected="b") for i in range(8)]
-    splits = {"sft": [pair] * 4, "preferences": [pair] * 2, "judge": others}
+    splits = {"sft": [pair] * 4, "preferences": [pair] * 6, "judge": others}
     check_splits(params, splits)
-    with pytest.raises(UserError, match=r"sft\.batch_size: is 4, but the sft split has only 3"):
+    with pytest.raises(
+        UserError, match=r"sft\.batch_size: an optimizer step takes 4 rows, but the sft split has only 3; lower"
+    ):
         check_splits(params, splits | {"sft": [pair] * 3})
-    with pytest.raises(UserError, match=r"align\.batch_size"):
-        check_splits(params, splits | {"preferences": [pair]})
+    with pytest.raises(UserError, match=r"align\.batch_size: .* takes 2 rows, .* only 5, 4 of them held out; lower"):
+        check_splits(params, splits | {"preferences": [pair] * 5})
+    # Every process has a batch of its own, and so has every part of an accumulated step.
+    two = params.model_copy(update={"launch": Launch(train="torchrun --nproc_per_node 2")})
+    with pytest.raises(UserError, match=r"sft\.batch_size: an optimizer step of 2 processes takes 8 rows"):
+        check_splits(two, splits)
+    twice = params.model_copy(update={"align": params.align.model_copy(update={"gradient_accumulation": 2})})
+    with pytest.raises(UserError, match=r"align\.batch_size: an optimizer step takes 4 rows"):
+        check_splits(twice, splits)
+    # The base model as the SFT model takes no rows.
+    as_it_is = params.model_copy(update={"sft": params.sft.model_copy(update={"steps": 0})})
+    check_splits(as_it_is, splits | {"sft": [pair]})
     # A quarter of the probe's prompts measures it: of eight two, of five one.
     with pytest.raises(UserError, match=r"data\.splits\.judge: is 24, which leaves 1 prompts .*calibrate\.path"):
         check_splits(params, splits | {"judge": others[:5]})
@@ -146,3 +159,77 @@ def test_a_split_smaller_than_a_batch() -> None:
         check_splits(endpoint, splits | {"judge": others[:1] * 3})
     own = endpoint.model_copy(update={"calibrate": params.calibrate.model_copy(update={"path": "own.jsonl"})})
     check_splits(own, splits | {"judge": []})
+
+
+class Machine:
+    """Stands in for torch.cuda: so many GPUs of so many bytes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, gpus: int, size: float) -> None:
+        for name, value in {
+            "is_available": lambda: gpus > 0,
+            "device_count": lambda: gpus,
+            "mem_get_info": lambda: (0, size),
+            "get_device_name": lambda: "Toy 1",
+            "is_bf16_supported": lambda including_emulation=False: True,
+        }.items():
+            monkeypatch.setattr(f"torch.cuda.{name}", value)
+
+
+EIGHT = "accelerate launch --config_file presets/accelerate/fsdp2.yaml"
+
+
+def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    Machine(monkeypatch, 2, 80e9)
+    with pytest.raises(UserError, match=r"launch\.train: starts 8 processes a machine, and this one has 2 GPUs; set"):
+        check_machine(changed("launch", train=EIGHT))
+    with pytest.raises(UserError, match=r"launch\.generate: starts 3 processes"):
+        check_machine(changed("launch", generate="torchrun --nproc_per_node 3"))
+    # Eight on four machines are two a machine.
+    check_machine(changed("launch", generate="torchrun --nnodes 4 --nproc_per_node 2"))
+
+
+def test_a_gpu_that_is_too_small(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pythia 12B: 16 bytes a parameter are 190 GB, split over eight still 24."""
+    params = changed("model", name="EleutherAI/pythia-12b")
+    Machine(monkeypatch, 8, 80e9)
+    with pytest.raises(
+        UserError, match=r"launch\.train: sft holds 189\.\d GB on a GPU beside its passes, and this Toy 1 "
+    ):
+        check_machine(params)
+    monkeypatch.chdir(ROOT)
+    align = params.align.model_copy(update={"gradient_checkpointing": True})
+    sft = params.sft.model_copy(update={"gradient_checkpointing": True})
+    eight = params.model_copy(update={"launch": Launch(train=EIGHT), "align": align, "sft": sft})
+    check_machine(eight)
+    assert capsys.readouterr().err == ""
+    Machine(monkeypatch, 8, 34.5e9)
+    check_machine(eight)
+    # It holds less, and with the longest replies it takes more.
+    assert "warning: align, soft takes up to " in capsys.readouterr().err
+
+
+def test_a_cpu_with_too_little_memory_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import psutil
+
+    class Free:
+        available = 1e5
+
+    monkeypatch.setattr(psutil, "virtual_memory", Free)
+    check_machine(load_params(ROOT / "presets" / "smoke.yaml"))
+    assert "warning: sft takes up to 0." in capsys.readouterr().err
+    # Eight processes start elsewhere.
+    monkeypatch.chdir(ROOT)
+    check_machine(changed("launch", train=EIGHT))
+    assert capsys.readouterr().err == ""
+
+
+def test_a_launch_command_and_an_engine_that_cannot_be() -> None:
+    with pytest.raises(UserError, match=r"launch\.generate: is 'mpirun"):
+        check_settings(changed("launch", generate="mpirun python"))
+    with pytest.raises(UserError, match=r"launch\.train"):
+        check_settings(changed("launch", train="sh -c"))
+    with pytest.raises(UserError, match=r"generate\.engine"):
+        check_settings(changed("generate", engine="vllm"))
