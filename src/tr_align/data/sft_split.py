@@ -20,6 +20,8 @@ def select(
 ) -> tuple[list[Demonstration], dict[str, Any]]:
     """`data.splits.sft` demonstrations by a seeded shuffle, none of them about a prompt of `others`.
 
+    A conversation that is longer than the token limit loses turns from its end: it keeps the replies that fit.
+
     Returns: the demonstrations, and the account of the rows.
     Raises:
         UserError: the source cannot be read, more than `data.max_dropped` of its rows are faulty, or there are not
@@ -49,24 +51,39 @@ def select(
             unique[name] = (where, row)
     lengths.add_demonstrations(list(unique.values()))
     usable: dict[str, Demonstration] = {}
+    shortened = 0
     for name, (where, row) in unique.items():
+        fitting = _fitting(where, row, lengths, data.max_reply_tokens)
         if lengths.prompt(row) > data.max_prompt_tokens:
             dropped.append(Dropped("prompt_too_long", where, ""))
-        elif lengths.completion(row) > data.max_reply_tokens:
+        elif fitting is None:
             dropped.append(Dropped("completion_too_long", where, ""))
         else:
-            usable[name] = row
+            usable[name] = fitting
+            shortened += fitting is not row
     _check_enough(data, len(usable), dropped)
     order = sorted(usable, key=lambda name: (hashlib.sha256(f"{seed}:{name}".encode()).hexdigest(), name))
     account: dict[str, Any] = {
         "source": data.sft.source,
         "rows_read": rows,
         "rows_kept": len(usable),
+        "rows_shortened": shortened,
         "dropped": dict(Counter(row.reason for row in dropped)),
     }
     if loaded.origin:
         account["hub"] = loaded.origin
     return [usable[name] for name in order[: data.splits.sft]], account
+
+
+def _fitting(where: str, row: Demonstration, lengths: Lengths, limit: int) -> Demonstration | None:
+    """The row with as many of its replies as fit, or None if the first is too long already."""
+    while lengths.completion(row) > limit:
+        replies = [index for index, message in enumerate(row.completion) if message.role == "assistant"]
+        if len(replies) < 2:
+            return None
+        row = Demonstration(prompt=row.prompt, completion=row.completion[: replies[-2] + 1])
+        lengths.add_demonstrations([(where, row)])
+    return row
 
 
 def _fault(row: Demonstration) -> str | None:
