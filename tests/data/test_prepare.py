@@ -335,7 +335,7 @@ def test_demonstrations_of_their_own_leave_all_prompts_to_the_others(tmp_path: P
     }  # fmt: skip
     assert all(isinstance(row, Demonstration) for row in splits["sft"])
     assert [message.role for message in splits["sft"][0].prompt] == ["system", "user"]
-    assert stats["sft_data"] == {"source": "files", "rows_read": 5, "rows_kept": 5, "dropped": {}}
+    assert stats["sft_data"] == {"source": "files", "rows_read": 5, "rows_kept": 5, "rows_shortened": 0, "dropped": {}}
     assert stats["splits"]["sft"]["demonstrations"] == 3
     again = prepare(own_sft(tmp_path, rows[::-1], system_prompt="Hm."), 0, tokenizer)
     assert again == (splits, stats)
@@ -385,22 +385,28 @@ def test_demonstrations_are_checked_and_counted(tmp_path: Path, tokenizer: Any) 
         {"prompt": "a b c d e f g", "completion": "so"},
         {"messages": turns("u", "a", "b", "c d")},
         {"messages": turns("v", "a", "b", "c")},
+        {"prompt": "one reply", "completion": "a b c d e f g h"},
     ]
     limits = {"max_prompt_tokens": 10, "max_reply_tokens": 8}
-    data = own_sft(tmp_path, rows, max_dropped=3 / 12, **limits)
+    data = own_sft(tmp_path, rows, max_dropped=3 / 13, **limits)
     _, stats = prepare(data, 0, tokenizer)
     assert stats["sft_data"]["dropped"] == {
         "exact_duplicate": 1, "empty_prompt": 1, "empty_reply": 1, "missing_field": 1,
         "prompt_too_long": 1, "completion_too_long": 1,
     }  # fmt: skip
-    assert (stats["sft_data"]["rows_read"], stats["sft_data"]["rows_kept"]) == (12, 6)
-    with pytest.raises(UserError, match=r"3 of 12 rows \(25\.0%\).*empty_prompt 1, empty_reply 1, missing_field 1"):
+    assert (stats["sft_data"]["rows_read"], stats["sft_data"]["rows_kept"]) == (13, 7)
+    # The conversation of which only the first reply fits.
+    assert stats["sft_data"]["rows_shortened"] == 1
+    splits, _ = prepare(data.model_copy(update={"splits": data.splits.model_copy(update={"sft": 7})}), 0, tokenizer)
+    kept = {row.prompt[-1].content: [message.content for message in row.completion] for row in splits["sft"]}
+    assert (kept["u"], kept["v"]) == (["a"], ["a", "b", "c"])
+    with pytest.raises(UserError, match=r"3 of 13 rows \(23\.1%\).*empty_prompt 1, empty_reply 1, missing_field 1"):
         prepare(data.model_copy(update={"max_dropped": 0.2}), 0, tokenizer)
-    sizes = data.splits.model_copy(update={"sft": 7})
+    sizes = data.splits.model_copy(update={"sft": 8})
     with pytest.raises(UserError) as caught:
         prepare(data.model_copy(update={"splits": sizes}), 0, tokenizer)
     assert str(caught.value) == (
-        "data.splits.sft: asks for 7 demonstrations, and data.sft has 6 that can be used; lower it to 6, "
+        "data.splits.sft: asks for 8 demonstrations, and data.sft has 7 that can be used; lower it to 7, "
         "or raise the token limits, which dropped 2 rows"
     )
 
