@@ -76,6 +76,7 @@ def test_the_stage_of_deepspeeds_own_file(stage: int, tmp_path: Path) -> None:
         ("srun --nodes 2 ./train.sh", "has to start with"),
         ("python 'pipeline", "is no command line"),
         ("accelerate launch", "does not say how many processes"),
+        ("accelerate launch --cpu --num_processes 2", "accelerate starts one process only with --cpu"),
         ("accelerate launch --num_processes eight", "num_processes is 'eight'; it has to be a whole number"),
         ("torchrun --nproc_per_node gpu", "--nproc_per_node is 'gpu'; it has to be a whole number"),
         ("torchrun --nnodes 0", "--nnodes is '0'"),

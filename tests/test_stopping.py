@@ -31,7 +31,14 @@ def run(tmp_path: Path, body: str) -> subprocess.CompletedProcess[str]:
     script = STAGE.format(body="\n".join(f"    {line}" for line in body.splitlines()))
     environment = {"PYTHONPATH": str(SOURCE), "DVC_ROOT": str(tmp_path), "DVC_STAGE": "judge@dpo"}
     return subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", script],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        # Of a shell's background job, as the tests may be, SIGINT is ignored, and so it would be here.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -34,7 +34,7 @@ def read(command: str, key: str) -> Launched:
 
     Raises:
         UserError: the command is not one of these, its configuration file is missing or unreadable, it leaves the
-            number of processes to the machine, or a number in it is none.
+            number of processes to the machine, a number in it is none, or it would not start that many.
     """
     try:
         words = shlex.split(command)
@@ -60,6 +60,8 @@ def read(command: str, key: str) -> Launched:
             raise UserError(f"{key}: {command!r} does not say how many processes; add --config_file or --num_processes")
         processes = _whole(settings["num_processes"], key, "num_processes")
         machines = _whole(settings.get("num_machines", 1), key, "num_machines")
+        if "cpu" in options and processes > 1:
+            raise UserError(f"{key}: accelerate starts one process only with --cpu; write --multi_gpu, also without GPUs")
         return Launched(processes, machines, _sharding(settings, options, processes, key))
     raise UserError(
         f"{key}: is {command!r}; it has to start with python, torchrun or accelerate launch, "

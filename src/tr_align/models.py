@@ -150,7 +150,7 @@ def save(
     folder = Path(folder)
     tied = model.all_tied_weights_keys
     weights = {
-        name: tensor.detach().to(torch.bfloat16)
+        name: tensor.detach().to(torch.bfloat16).cpu()
         for name, tensor in (weights or model.state_dict()).items()
         if name not in tied
     }

@@ -97,7 +97,7 @@ def test_a_few_examples_tell_of_many(gpu: bool) -> None:
     whole = [_Cut(LLAMA, layers, torch.float32, False, None, gpu, True) for layers in (2, 3)]
     ends = [cut.training(layout, False, False, True) for cut in whole]
     expected = max(few + (more - few) * (LAYERS - 2) for few, more in zip(ends[0][:-1], ends[1][:3], strict=True))
-    assert FakeModel(LLAMA, gpu=gpu).training(layout, again=False) == pytest.approx(expected, rel=0.002)
+    assert FakeModel(LLAMA, gpu=gpu).training(layout, again=False) == pytest.approx(expected, rel=0.02)
 
 
 def test_storages_are_counted_once_and_until_they_are_freed() -> None:

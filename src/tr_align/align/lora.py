@@ -35,14 +35,17 @@ def add_adapter(model: Any, settings: Lora, seed: int) -> Any:
 
 
 def merged_weights(model: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict of an adapted model as that of a plain one, every adapter added to its layer."""
+    """The state dict of an adapted model as that of a plain one, every adapter added to its layer.
+
+    The sums are made in the CPU's memory: a GPU that holds an adapted model may have no room for a second one.
+    """
     merged = {}
     for name, layer in model.get_base_model().named_modules():
         prefix = f"{name}." if name else ""
         if hasattr(layer, "get_delta_weight"):
             base = f"base_model.model.{prefix}base_layer."
             a, b = (weights[f"base_model.model.{prefix}lora_{side}.default.weight"] for side in "AB")
-            merged[f"{prefix}weight"] = weights[f"{base}weight"] + layer.scaling["default"] * (b @ a)
+            merged[f"{prefix}weight"] = weights[f"{base}weight"].cpu() + layer.scaling["default"] * (b @ a).cpu()
             if f"{base}bias" in weights:
                 merged[f"{prefix}bias"] = weights[f"{base}bias"]
     for name, tensor in weights.items():

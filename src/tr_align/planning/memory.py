@@ -196,8 +196,8 @@ class Estimator:
         peak = self._once(model.training, step.layout, step.passes > 1, False, step.shared)
         if step.scoring:
             peak = max(peak, self._once(model.scoring, step.scoring))
-        # A snapshot: the weights rounded to bfloat16, and with an adapter first added up in float32.
-        peak = max(peak, 2 * total + (4 * total if lora else 0))
+        if not self.gpu:  # a snapshot: the weights rounded to bfloat16, and with an adapter first added up in float32
+            peak = max(peak, 2 * total + (4 * total if lora else 0))
         return Memory(
             weights=4 * total + (4 * (trained if lora else 0)),
             gradients=min(gradients, peak),
