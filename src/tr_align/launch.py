@@ -61,7 +61,7 @@ def read(command: str, key: str) -> Launched:
         processes = _whole(settings["num_processes"], key, "num_processes")
         machines = _whole(settings.get("num_machines", 1), key, "num_machines")
         if "cpu" in options and processes > 1:
-            raise UserError(f"{key}: accelerate starts one process only with --cpu; write --multi_gpu, also without GPUs")
+            raise UserError(f"{key}: accelerate starts one process only with --cpu; use --multi_gpu, without GPUs too")
         return Launched(processes, machines, _sharding(settings, options, processes, key))
     raise UserError(
         f"{key}: is {command!r}; it has to start with python, torchrun or accelerate launch, "
