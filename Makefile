@@ -27,8 +27,10 @@ repro: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target $@ \
 	  deepspeed==0.19.8 einops==0.8.2 hjson==3.1.0 msgpack==1.2.4 ninja==1.13.2 py-cpuinfo==9.0.0
 
+# A file of tests stays on one worker: its tests share what is slow to make. One thread each, or they fight for cores.
+JOBS ?= 2
 test: setup lint .venv/deepspeed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
