@@ -86,6 +86,14 @@ def test_the_papers_sweeps(name: str) -> None:
     assert all(changed.warnings() == [] for _, _, changed in load(name).variants())
 
 
+@pytest.mark.parametrize("name", [*PYTHIA, *LLAMA, "hh-smollm2-135m"])
+def test_what_the_paper_leaves_open_is_swept(name: str) -> None:
+    params = load(name)
+    assert params.sweep["ref_update.every"] == [1, 16, 64] and params.ref_update.every in (1, 16, 64)
+    for loss in ("ipo", "kto"):
+        assert getattr(params.beta, loss) in params.sweep[f"beta.{loss}"]
+
+
 @pytest.mark.parametrize("name", LLAMA)
 def test_what_is_known_of_the_settings_for_llama(name: str) -> None:
     params = load(name)
