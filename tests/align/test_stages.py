@@ -17,7 +17,8 @@ from tr_align.data.schema import Demonstration, Pair, write_demonstrations, writ
 from .conftest import ROOT
 
 STEPS = 30
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+TWO = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+       "--main_process_port", "0"]  # fmt: skip
 OUTPUTS = {
     "sft": ["models/sft/model.safetensors", "reports/train/sft.jsonl"],
     "align": [
@@ -61,6 +62,12 @@ def start(folder: Path, stage: str, launcher: Sequence[str] = ()) -> subprocess.
     )
 
 
+def wait_for_steps(folder: Path, stage: str, process: subprocess.Popen[str]) -> None:
+    """The log is begun when training is; a signal before that ends the stage at once, with nothing to keep."""
+    while process.poll() is None and not list((folder / ".scratch").glob(f"{stage}*/*/train.jsonl")):
+        time.sleep(0.01)
+
+
 def finish(process: subprocess.Popen[str]) -> str:
     _, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors[-4000:]
@@ -77,9 +84,7 @@ def test_stopped_and_started_again_it_ends_with_the_same_files(pairs: list[Pair]
     for stage, number in (("sft", signal.SIGTERM), ("align", signal.SIGUSR1)):
         finish(start(whole, stage))
         process = start(stopped, stage)
-        # The log is begun when training is; a signal before that ends the stage at once, with nothing to keep.
-        while process.poll() is None and not list((stopped / ".scratch").glob(f"{stage}*/*/train.jsonl")):
-            time.sleep(0.01)
+        wait_for_steps(stopped, stage, process)
         process.send_signal(number)
         _, errors = process.communicate(timeout=400)
         assert process.returncode == 143, errors[-4000:]
@@ -92,11 +97,18 @@ def test_stopped_and_started_again_it_ends_with_the_same_files(pairs: list[Pair]
         assert not list((stopped / ".scratch").glob(f"{stage}*/*"))
 
 
-def test_two_processes_write_each_file_once(pairs: list[Pair], tmp_path: Path) -> None:
-    """`launch.train: torchrun --nproc_per_node 2`; the main process alone has a log, an MLflow run and outputs."""
+def test_two_processes_write_each_file_once_also_when_stopped(pairs: list[Pair], tmp_path: Path) -> None:
+    """`launch.train: accelerate launch ...`; the main process alone has a log, an MLflow run and outputs."""
     folder = prepared(tmp_path / "two", pairs)
     for stage in ("sft", "align"):
-        finish(start(folder, stage, TORCHRUN))
+        if stage == "align":  # with the reference of a soft method in its checkpoint
+            process = start(folder, stage, TWO)
+            wait_for_steps(folder, stage, process)
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=400)
+            assert process.returncode != 0 and "is kept. The same command goes on from there" in errors, errors[-4000:]
+            assert not (folder / OUTPUTS[stage][-1]).exists()
+        finish(start(folder, stage, TWO))
         contents(folder, stage)
         log = [json.loads(line)["step"] for line in (folder / OUTPUTS[stage][-1]).read_text().splitlines()]
         assert log == list(range(1, STEPS + 1))
@@ -111,7 +123,7 @@ def test_two_processes_write_each_file_once(pairs: list[Pair], tmp_path: Path) -
 
 def test_more_rows_than_there_are_for_two_processes(pairs: list[Pair], tmp_path: Path) -> None:
     folder = prepared(tmp_path / "few", pairs[:7])
-    process = start(folder, "sft", TORCHRUN)
+    process = start(folder, "sft", TWO)
     _, errors = process.communicate(timeout=400)
     assert process.returncode != 0
     assert "2 processes train, so an optimizer step takes 8 rows, but the sft split has only 7" in errors
