@@ -63,8 +63,9 @@ def start(folder: Path, stage: str, launcher: Sequence[str] = ()) -> subprocess.
 
 
 def wait_for_steps(folder: Path, stage: str, process: subprocess.Popen[str]) -> None:
-    """The log is begun when training is; a signal before that ends the stage at once, with nothing to keep."""
-    while process.poll() is None and not list((folder / ".scratch").glob(f"{stage}*/*/train.jsonl")):
+    """Until the log has a row: a signal before training ends the stage at once, with nothing to keep."""
+    logs = lambda: (folder / ".scratch").glob(f"{stage}*/*/train.jsonl")  # noqa: E731
+    while process.poll() is None and not any(log.stat().st_size for log in logs()):
         time.sleep(0.01)
 
 
@@ -106,7 +107,8 @@ def test_two_processes_write_each_file_once_also_when_stopped(pairs: list[Pair],
             wait_for_steps(folder, stage, process)
             process.send_signal(signal.SIGTERM)
             _, errors = process.communicate(timeout=400)
-            assert process.returncode != 0 and "is kept. The same command goes on from there" in errors, errors[-4000:]
+            assert process.returncode != 0 and "a checkpoint after step" in errors, errors[-4000:]
+            assert list((folder / ".scratch").glob("align*/*/checkpoints/*/reference-1.safetensors"))
             assert not (folder / OUTPUTS[stage][-1]).exists()
         finish(start(folder, stage, TWO))
         contents(folder, stage)
