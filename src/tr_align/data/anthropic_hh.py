@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tr_align.data import rows
 from tr_align.data.hub import Published
 from tr_align.data.loaded import BadRow, Loaded, check_text, with_system
-from tr_align.data.rows import open_rows
 from tr_align.data.schema import Message, Pair
-from tr_align.errors import UserError
 
 HUB = Published("Anthropic/hh-rlhf", splits=("train",), folders=True)
 
@@ -36,18 +35,16 @@ def load(
     Raises:
         UserError: the source cannot be read or holds no row.
     """
-    opened = open_rows(HUB, path, revision, subsets, "data")
-    loaded = Loaded[Pair](origin=opened.origin)
-    for where, row in opened.rows:
-        try:
-            pair, merged = to_pair(row, system_prompt)
-        except BadRow as error:
-            loaded.drop(where, error)
-        else:
-            loaded.pairs.append((where, pair))
-            loaded.merged_turns += merged
-    if not loaded.rows:
-        raise UserError(f"{path or HUB.name}: holds no rows; data.path has to name HH files with chosen and rejected")
+    merged_turns = 0
+
+    def convert(row: Any) -> Pair:
+        nonlocal merged_turns
+        pair, merged = to_pair(row, system_prompt)
+        merged_turns += merged
+        return pair
+
+    loaded = rows.load(HUB, path, revision, subsets, convert, "HH files with chosen and rejected")
+    loaded.merged_turns = merged_turns
     return loaded
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tr_align.data import hub, tables
 from tr_align.data.hub import Published, choose
-from tr_align.data.loaded import files_below
+from tr_align.data.loaded import Loaded, collect, files_below
+from tr_align.data.schema import Pair
 from tr_align.errors import UserError
 
 ENDINGS = (".jsonl.gz", ".jsonl", ".parquet")
@@ -46,6 +47,27 @@ def open_rows(
     name = str(path)
     commit, rows = hub.read(name, published, revision, subsets, key)
     return Rows(rows, {"name": name, "commit": commit})
+
+
+def load(
+    published: Published,
+    path: str | Path | None,
+    revision: str | None,
+    subsets: Sequence[str] | None,
+    convert: Callable[[Any], Pair],
+    words: str,
+) -> Loaded[Pair]:
+    """All rows of a source of preferences, opened as by :func:`open_rows`, those that `convert` refuses dropped.
+
+    Args: `words` say what `data.path` has to name, for messages.
+    Raises:
+        UserError: the source cannot be read or holds no row.
+    """
+    opened = open_rows(published, path, revision, subsets, "data")
+    loaded = collect(opened.rows, convert, Loaded[Pair](origin=opened.origin))
+    if not loaded.rows:
+        raise UserError(f"{path or published.name}: holds no rows; data.path has to name {words}")
+    return loaded
 
 
 def _local(path: Path, published: Published, subsets: Sequence[str] | None, key: str) -> Iterator[tuple[str, Any]]:

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tr_align.data import files
+from tr_align.data import files, rows
 from tr_align.data.hub import Published
-from tr_align.data.loaded import BadRow, Loaded, collect
-from tr_align.data.rows import open_rows
+from tr_align.data.loaded import BadRow, Loaded
 from tr_align.data.schema import Pair
-from tr_align.errors import UserError
 
 HUB = Published("HuggingFaceH4/ultrafeedback_binarized", splits=("train_prefs", "train"))
 
@@ -34,11 +32,7 @@ def load(
     Raises:
         UserError: the source cannot be read or holds no row.
     """
-    opened = open_rows(HUB, path, revision, subsets, "data")
-    loaded = collect(opened.rows, lambda row: to_pair(row, system_prompt), Loaded[Pair](origin=opened.origin))
-    if not loaded.rows:
-        raise UserError(f"{path or HUB.name}: holds no rows; data.path has to name UltraFeedback pairs")
-    return loaded
+    return rows.load(HUB, path, revision, subsets, lambda row: to_pair(row, system_prompt), "UltraFeedback pairs")
 
 
 def to_pair(row: Any, system_prompt: str | None) -> Pair:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tr_align.config import Params, read_params
 from tr_align.errors import UserError
+from tr_align.planning.cells import followers, reached
 from tr_align.reports.runs import flat
 
 PARAMS = "params.yaml"
@@ -88,9 +89,7 @@ class Stages:
     ) -> None:
         self.outputs = [Path(output) for output in outputs]
         self.settings = {stage: tuple(keys) for stage, keys in settings.items()}
-        self.followers: dict[str, set[str]] = {}
-        for stage, dependency in follows:
-            self.followers.setdefault(dependency, set()).add(stage)
+        self.followers = followers(follows)
 
     @classmethod
     def of_workspace(cls, repo: Any) -> Stages:
@@ -106,17 +105,12 @@ class Stages:
     def touched(self, keys: Iterable[str]) -> set[str]:
         """The stages that run anew when these settings change, with all that follow from them."""
         keys = list(keys)
-        found = {
+        first = (
             stage
             for stage, settings in self.settings.items()
             if any(_in(key, setting) for key in keys for setting in settings)
-        }
-        ends = list(found)
-        while ends:
-            for stage in self.followers.get(ends.pop(), set()) - found:
-                found.add(stage)
-                ends.append(stage)
-        return found
+        )
+        return reached(first, lambda stage: self.followers.get(stage, ()))
 
     def shared(self, base: Params, experiments: Iterable[Experiment]) -> list[str]:
         """The stages that at least one experiment leaves as they are in the workspace."""

@@ -34,7 +34,7 @@ def config_of(name: str, revision: str | None = None) -> Any:
         return AutoConfig.for_model(values.pop("model_type"), **values)
     if name.endswith(".gguf"):  # its header takes as long to read as the file; and shapes are all that is wanted
         return models.load_model(name).config
-    models.check(name)
+    models.check(name, revision)
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=False, revision=revision)
     except (OSError, ValueError) as error:

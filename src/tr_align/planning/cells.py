@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,18 +73,35 @@ def touched(stages: Mapping[str, Cell], key: str) -> set[str]:
 
 def followed(stages: Mapping[str, Cell], first: Iterable[str]) -> set[str]:
     """These stages and all that read what they write."""
-    found, todo = set(), list(first)
-    while todo:
-        name = todo.pop()
-        if name in found:
-            continue
-        found.add(name)
+
+    def readers(name: str) -> list[str]:
         written = stages[name].writes
-        todo += [
+        return [
             other
             for other, cell in stages.items()
             if any(_under(a, b) or _under(b, a) for a in written for b in cell.reads)
         ]
+
+    return reached(first, readers)
+
+
+def reached(first: Iterable[str], following: Callable[[str], Iterable[str]]) -> set[str]:
+    """These stages and all that follow from them; `following` names those that follow directly from one."""
+    found: set[str] = set()
+    todo = list(first)
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += following(name)
+    return found
+
+
+def followers(edges: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    """By stage, those that follow directly from it; an edge is a stage and one that it depends on."""
+    found: dict[str, set[str]] = {}
+    for stage, dependency in edges:
+        found.setdefault(dependency, set()).add(stage)
     return found
 
 
@@ -109,14 +126,7 @@ def pending() -> list[str]:
     try:
         with Repo() as repo:
             changed = set(repo.status())
-            followers: dict[str, set[str]] = {}
-            for stage, dependency in repo.index.graph.edges:
-                followers.setdefault(dependency.addressing, set()).add(stage.addressing)
+            follows = followers((stage.addressing, other.addressing) for stage, other in repo.index.graph.edges)
     except DvcException as error:
         raise UserError(f"DVC cannot tell what is to be run: {error}") from error
-    open_ends = list(changed)
-    while open_ends:
-        for follower in followers.get(open_ends.pop(), set()) - changed:
-            changed.add(follower)
-            open_ends.append(follower)
-    return sorted(changed)
+    return sorted(reached(changed, lambda name: follows.get(name, ())))
