@@ -148,7 +148,7 @@ def test_mt_bench(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         ("a.jsonl", b'\n{"model":\n', "a.jsonl:2: is not JSON"),
         ("a.jsonl", b"\xff\xfe", "a.jsonl: cannot be read"),
         ("a.jsonl.gz", b"{}", "a.jsonl.gz: cannot be read"),
-        ("a.jsonl.gz", gzip.compress(b"{}" * 99)[:15], "a.jsonl.gz: cannot be read"),
+        ("a.jsonl.gz", gzip.compress(b"{}" * 99, mtime=0)[:15], "a.jsonl.gz: cannot be read"),
         ("a.jsonl", b"\xef\xbb\xbf[]\n", "a.jsonl:1: is not a JSON object with model"),
     ],
 )
