@@ -11,6 +11,7 @@ import torch  # noqa: E402
 
 from tr_align import gpus, models, scratch  # noqa: E402
 from tr_align.config import load_params  # noqa: E402
+from tr_align.data import foreign  # noqa: E402
 from tr_align.data.schema import read_pairs  # noqa: E402
 from tr_align.metrics.ood import fixed_texts, likelihoods  # noqa: E402
 from tr_align.progress import run_stage  # noqa: E402
@@ -23,9 +24,12 @@ def main() -> None:
     name = sys.argv[1]
     params = load_params()
     gpus.claim()
-    pairs = read_pairs(DATA)[: max(2, params.generate.curve_prompts)]
+    texts = foreign.read(params.ood.texts)
+    # Each prompt has a foreign text of its own: no more prompts than texts.
+    pairs = read_pairs(DATA)[: max(2, min(params.generate.curve_prompts, len(texts)))]
     sampled = {row["prompt_id"]: row for row in scratch.read_rows("generations/sft.jsonl")}
-    examples = fixed_texts(models.load_tokenizer(str(SFT)), pairs, sampled)
+    longest = params.data.max_reply_tokens
+    examples = fixed_texts(models.load_tokenizer(str(SFT)), pairs, sampled, texts, longest)
     points = [(0, SFT)]
     if name != "sft":
         points = [(int(path.name.removeprefix("step-")), path) for path in sorted(Path("models", name).glob("step-*"))]

@@ -61,6 +61,40 @@ def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
         models.check(str(tmp_path / "empty"))
 
 
+def foreign_texts(path: Path, count: int) -> Params:
+    path.write_text('{"text": "a"}\n' * count)
+    return changed("ood", texts=str(path))
+
+
+def test_foreign_texts_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^ood\.texts: there is no file nowhere\.jsonl"):
+        check_settings(changed("ood", texts="nowhere.jsonl"))
+    params = foreign_texts(tmp_path / "own.jsonl", 5)
+    with (tmp_path / "own.jsonl").open("a") as file:
+        file.write('{"text": ""}\n')
+    with pytest.raises(UserError, match=r"own\.jsonl, row 6: text is empty"):
+        check_settings(params)
+
+
+def test_fewer_foreign_texts_than_prompts_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The smoke preset measures 6 prompts, or all 12 where more are asked for."""
+    params = foreign_texts(tmp_path / "own.jsonl", 5)
+    check_settings(params)
+    assert capsys.readouterr().err == (
+        f"warning: ood.texts: {tmp_path}/own.jsonl has 5 texts, and generate.curve_prompts asks for 6 prompts: "
+        "log-probabilities of fixed texts are measured on the first 5, for each takes a text\n"
+    )
+    check_settings(foreign_texts(tmp_path / "own.jsonl", 6))
+    assert capsys.readouterr().err == ""
+    many = params.model_copy(update={"generate": params.generate.model_copy(update={"curve_prompts": 500})})
+    foreign_texts(tmp_path / "own.jsonl", 11)
+    check_settings(many)
+    assert "has 11 texts, and generate.curve_prompts asks for 12 prompts" in capsys.readouterr().err
+    foreign_texts(tmp_path / "own.jsonl", 12)
+    check_settings(many)
+    assert capsys.readouterr().err == ""
+
+
 def endpoint(url: str, max_usd: float | None = None, **values: Any) -> Params:
     """The smoke preset with the judge at an address."""
     settings = {"base_url": url, "max_retries": 0, "timeout_seconds": 5.0, "model": "stub-1"} | values

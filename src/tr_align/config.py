@@ -30,10 +30,12 @@ from tr_align.settings import (
     Mlflow,
     Model,
     Natural,
+    Ood,
     RefUpdate,
     Score,
     Sft,
     Strict,
+    ToyMdp,
 )
 
 
@@ -53,9 +55,11 @@ class Params(Strict):
     ipo: Ipo
     kto: Kto
     generate: Generate
+    ood: Ood = Ood()
     judge: Judge
     calibrate: Calibrate
     score: Score
+    toy_mdp: ToyMdp = ToyMdp()
     mlflow: Mlflow
     sweep: dict[str, list[Any]] = Field(default_factory=dict)
 
@@ -191,6 +195,8 @@ def _explain(error: Any) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if not key:
         return message
+    if error["type"] == "value_error" and isinstance(error["input"], dict):
+        return f"{key}.{message}"  # of a section as a whole: the message names the key in it
     return f"{key}: {message[0].lower()}{message[1:]} (it is {error['input']!r})"
 
 

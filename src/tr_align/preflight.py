@@ -8,13 +8,15 @@ from pathlib import Path
 
 from tr_align import calibration, labelled, launch, models
 from tr_align.config import Params
+from tr_align.data import foreign
 from tr_align.data.schema import Pair
 from tr_align.errors import UserError
 from tr_align.planning.cost import judge_calls
 
 
 def check_settings(params: Params) -> None:
-    """The model is there, the machine can hold its training, the judge answers; what the judge costs is printed.
+    """The model is there, the machine can hold its training, foreign texts can be read, the judge answers; what the
+    judge costs is printed.
 
     Raises:
         UserError: it names the key and the way out.
@@ -26,6 +28,7 @@ def check_settings(params: Params) -> None:
         launch.read(getattr(params.launch, key), f"launch.{key}")
     check_engine(params.generate, params.launch.generate)
     check_machine(params)
+    _check_foreign_texts(params)
     if params.judge.name == "openai":
         from tr_align.judges.cache import default_path
         from tr_align.judges.openai import OpenAIJudge
@@ -35,6 +38,17 @@ def check_settings(params: Params) -> None:
         ratings, comparisons = judge_calls(params)
         longest = params.data.max_prompt_tokens, params.generate.max_new_tokens
         print(judge.forecast(ratings, comparisons, *longest), file=sys.stderr)
+
+
+def _check_foreign_texts(params: Params) -> None:
+    texts = len(foreign.read(params.ood.texts))
+    asked = min(params.generate.curve_prompts, params.data.splits.evaluation)
+    if texts < asked:
+        print(
+            f"warning: ood.texts: {params.ood.texts} has {texts} texts, and generate.curve_prompts asks for {asked} "
+            f"prompts: log-probabilities of fixed texts are measured on the first {texts}, for each takes a text",
+            file=sys.stderr,
+        )
 
 
 def check_machine(params: Params) -> None:

@@ -32,6 +32,7 @@ EXPECTED = {
     "ood": 18,
     "judge": 13,
     "score": 1,
+    "toy_mdp": 75,
     "report": 6,
 }
 """Seconds of the embedded preset on two cores, until this machine's own durations are known."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 Loss = Literal["dpo", "ipo", "kto"]
 Update = Literal["none", "soft", "hard"]
@@ -26,6 +26,12 @@ Positive = Annotated[Real, Field(gt=0)]
 
 AXES = ("coherence", "correctness", "helpfulness", "harmlessness", "detail")
 """The five human-centric (HC) axes of arXiv 2404.09656 v1; `detail` is its "level of detail"."""
+
+
+TOY_ACTIONS = 3
+"""At each state of the toy tree, as in Rafailov et al. 2024 (arXiv 2406.02900)."""
+TOY_DEPTH = 8
+"""The most: 6,561 trajectories, enumerated after every step of a thousand trainings."""
 
 
 class Strict(BaseModel):
@@ -167,6 +173,12 @@ class Generate(Strict):
     tensor_parallel: Count = 1
 
 
+class Ood(Strict):
+    """Texts of another kind than replies, whose log-probability is followed while a policy is aligned."""
+
+    texts: str = "data/foreign/texts.jsonl"
+
+
 class Probe(Strict):
     model: str
     layer: Count
@@ -214,6 +226,74 @@ class Calibrate(Strict):
 
 class Score(Strict):
     bootstrap: Annotated[Whole, Field(ge=100)]
+
+
+class ToyGrid(Strict):
+    """The update settings of the toy world's grid: every alpha with every interval, and every tau."""
+
+    alpha: Annotated[list[Fraction], Field(min_length=1)] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    every: Annotated[list[Count], Field(min_length=1)] = [1, 64]
+    tau: Annotated[list[Count], Field(min_length=1)] = [32, 64, 128, 256, 512]
+
+    @field_validator("alpha", "every", "tau")
+    @classmethod
+    def _increasing(cls, values: list[float]) -> list[float]:
+        if values != sorted(set(values)):
+            raise ValueError("has to increase, with no value twice")
+        return values
+
+
+class ToyMdp(Strict):
+    """The tree world of :mod:`tr_align.toy`, its policy and trainings. `ref_update` is that of the nine methods."""
+
+    seed: Natural = 0
+    seeds: Annotated[Whole, Field(ge=2)] = 20
+    depth: Count = 5
+    demonstrations: Count = 81
+    pairs: Natural = 20
+    hidden: Count = 16
+    pretrain_steps: Natural = 500
+    pretrain_learning_rate: Positive = 0.02
+    steps: Annotated[Whole, Field(ge=10)] = 640
+    learning_rate: Positive = 0.001
+    beta: Beta = Beta(dpo=0.1, ipo=0.1, kto=0.1)
+    ref_update: RefUpdate = RefUpdate(alpha=0.6, every=64, tau=64)
+    grid: ToyGrid = ToyGrid()
+
+    @property
+    def trajectories(self) -> int:
+        """Leaves of the tree."""
+        return int(TOY_ACTIONS**self.depth)
+
+    @model_validator(mode="after")
+    def _small_and_partly_covered(self) -> ToyMdp:
+        if self.depth > TOY_DEPTH:
+            raise ValueError(
+                f"depth: is {self.depth}: a tree of {TOY_ACTIONS}^{self.depth} trajectories is too large to enumerate "
+                f"after every step; give at most {TOY_DEPTH}"
+            )
+        if self.demonstrations >= self.trajectories:
+            raise ValueError(
+                f"demonstrations: is {self.demonstrations}, but the tree has {self.trajectories} trajectories: nothing "
+                "would be out of distribution; give fewer, or more depth"
+            )
+        if not self.pairs:
+            raise ValueError("pairs: is 0: preferences that cover nothing train nothing; give at least 1")
+        if 2 * self.pairs >= self.demonstrations:
+            raise ValueError(
+                f"pairs: is {self.pairs}: pairs of two trajectories, each in one pair, would cover all "
+                f"{self.demonstrations} demonstrations or more, and leave no other in distribution; give at most "
+                f"{(self.demonstrations - 1) // 2}"
+            )
+        intervals = {"ref_update.every": self.ref_update.every, "ref_update.tau": self.ref_update.tau}
+        intervals |= {f"grid.every: {k}": k for k in self.grid.every} | {f"grid.tau: {k}": k for k in self.grid.tau}
+        for key, interval in intervals.items():
+            if interval >= self.steps:
+                raise ValueError(
+                    f"{key.partition(':')[0]}: {interval} is not below toy_mdp.steps, {self.steps}: that reference "
+                    "would never move while it is used; lower the one or raise the other"
+                )
+        return self
 
 
 class Mlflow(Strict):

@@ -79,7 +79,7 @@ def test_dvc_runs_exactly_the_soft_methods_after_a_change_of_alpha(tmp_path: Pat
     (tmp_path / "dvc.yaml").write_text(yaml.safe_dump(pipeline, sort_keys=False))
     # Outputs that are copies of params.yaml differ after any change, so what is skipped was skipped for its inputs.
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    for folder in ("src", "pipeline", "data/embedded"):
+    for folder in ("src", "pipeline", "data/embedded", "data/foreign"):
         (tmp_path / folder).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / folder).symlink_to(ROOT / folder)
     run = lambda *command: subprocess.run(  # noqa: E731

@@ -82,9 +82,9 @@ def test_generation_by_hand() -> None:
 
 
 def test_texts_by_hand_and_stages_without_a_gpu() -> None:
-    """Two points, six prompts, four texts each: 60 positions."""
+    """Two points, six prompts, five texts each: 70 positions."""
     work = counter().of("ood@dpo")
-    assert work is not None and work.tokens == 2 * 6 * 60
+    assert work is not None and work.tokens == 2 * 6 * 70
     assert all(counter().of(stage) is None for stage in ("prepare", "report", "judge@dpo", "score_sft", "calibrate"))
 
 

@@ -27,7 +27,7 @@ def swept() -> Plan:
 
 
 def test_the_plan_adds_up(swept: Plan) -> None:
-    assert len(swept.cells) == swept.of == 19
+    assert len(swept.cells) == swept.of == 20
     assert set(swept.work) == {
         *("sft", "align@dpo", "align@tr_dpo_soft", "generate_sft", "generate@dpo", "generate@tr_dpo_soft"),
         *("ood_sft", "ood@dpo", "ood@tr_dpo_soft"),
@@ -57,8 +57,8 @@ def test_only_what_is_not_up_to_date_is_counted() -> None:
     assert (some.work, some.gpu_hours, some.generated) == ({}, 0, 0)
     assert (some.ratings, some.comparisons) == (18, 24)
     assert some.disk.models == 0
-    assert "3 of 19 cells to run: judge × 1, score × 1, report" in table.text(some)
-    assert "nothing to run: all 19 cells are up to date" in table.text(made(to_run=[]))
+    assert "3 of 20 cells to run: judge × 1, score × 1, report" in table.text(some)
+    assert "nothing to run: all 20 cells are up to date" in table.text(made(to_run=[]))
 
 
 def test_it_is_plain_json(swept: Plan) -> None:

@@ -162,13 +162,14 @@ def training() -> list[dict[str, Any]]:
 
 def ood() -> list[dict[str, Any]]:
     rows = []
-    slope = {"chosen": -0.01, "rejected": -0.04, "sft": -0.02, "mismatched": -0.05}
+    slope = {"chosen": -0.01, "rejected": -0.04, "sft": -0.02, "mismatched": -0.05, "foreign": -0.03}
     for method in METHODS:
         for step in (0, *STEPS):
             for kind, fall in slope.items():
                 token = around("per_token", -1.4 + fall * step, 0.1) | around("change", fall * step, 0.02)
                 row = cell(method) | {"beta": 0.05, "seeds": [0, 1], "step": step, "kind": kind, "n": 48}
-                rows.append(row | token | around("per_reply", 50 * (-1.4 + fall * step), 5.0))
+                reply = around("per_reply", 50 * (-1.4 + fall * step), 5.0)
+                rows.append(row | token | reply | around("change_per_reply", 50 * fall * step, 1.0))
     return rows
 
 
@@ -252,8 +253,101 @@ def report(**changes: Any) -> Report:
         "training": training(),
         "updates": {m: [] for m in METHODS} | {m: list(range(TAU, 12, TAU)) for m in METHODS if m.endswith("hard")},
         "ood": ood(),
+        "toy": None,
         "prompts": prompts(),
         "problems": [],
     }
     parts["updates"] |= {m: list(range(EVERY, 12, EVERY)) for m in METHODS if m.endswith("soft")}
     return Report(**(parts | changes))
+
+
+TOY_STEPS, TOY_EVERY, TOY_TAU = 12, 4, 4
+
+
+def toy() -> dict[str, Any]:
+    """What the stage `toy_mdp` writes, of five seeds, twelve steps and a small grid."""
+    start = {"chosen_mass": 0.26, "rejected_mass": 0.24, "other_mass": 0.49, "ood_mass": 0.01, "reward": 0.6}
+    world = {"depth": 5, "actions": 3, "trajectories": 243, "demonstrations": 81, "pairs": 20, "seeds": 5}
+    world |= {"steps": TOY_STEPS, "hidden": 16, "learning_rate": 0.001, "beta": dict.fromkeys(BETAS, 0.1)}
+    world |= {"main": {"alpha": ALPHA, "every": TOY_EVERY, "tau": TOY_TAU}, "alpha": [0.2, ALPHA, 0.9]}
+    world |= {"every": [1, TOY_EVERY], "tau": [2, TOY_TAU, 8], "start": start | {"entropy": 4.4}}
+    return {
+        "world": world,
+        "curves": [_toy_step(method, step) for method in METHODS for step in range(0, TOY_STEPS + 1, 2)],
+        "along_kl": [_toy_at(method, place / 2) for method in METHODS for place in range(5)],
+        "grid": [row for method in METHODS for row in _toy_settings(method)],
+        "curvature": [row for method in METHODS for row in _toy_flatness(method)],
+        "claims": [_toy_claim(method) for method in METHODS if method.startswith("tr_")],
+    }
+
+
+def _toy_cell(method: str, **knobs: Any) -> dict[str, Any]:
+    row = cell(method)
+    own = {"every": TOY_EVERY} if row["update"] == "soft" else {"tau": TOY_TAU} if row["update"] == "hard" else {}
+    return row | own | knobs | {"n": 5}
+
+
+def _toy_speed(method: str) -> float:
+    return FAMILY[METHODS[method].loss] * GAIN[METHODS[method].update]
+
+
+def _toy_step(method: str, step: int) -> dict[str, Any]:
+    moved = _toy_speed(method) * step
+    rejected, ood_mass = 0.24 * math.exp(-moved / 4), 0.01 + 0.006 * moved
+    chosen = 0.26 + 0.02 * moved
+    row = _toy_cell(method) | {"step": step} | around("rejected_mass", rejected, 0.02) | around("kl", moved / 6, 0.1)
+    row |= around("chosen_mass", chosen, 0.05) | around("ood_mass", ood_mass, ood_mass / 3)
+    row |= around("other_mass", 1 - chosen - rejected - ood_mass, 0.04) | around("reward", 0.6 + 0.04 * moved, 0.1)
+    for kind, fall in {"chosen": 0.3, "rejected": 1.4, "other": 0.4, "ood": 0.6}.items():
+        row |= around(f"{kind}_logp", -4.4 - fall * moved, 0.5)
+    row |= around("entropy", 4.4 - 0.1 * moved, 0.1) | around("margin", 1.1 * moved, 0.4)
+    return row | around("loss_value", 0.69 * math.exp(-moved / 9), 0.03)
+
+
+def _toy_at(method: str, kl: float) -> dict[str, Any]:
+    cost = 1 / GAIN[METHODS[method].update]
+    row = _toy_cell(method) | {"kl": kl} | around("ood_mass", 0.01 + 0.05 * cost * kl, 0.015)
+    reward = 0.6 + FAMILY[METHODS[method].loss] * (0.5 * kl - 0.15 * cost * kl * kl)
+    return row | around("reward", reward, 0.08) | around("chosen_logp", -4.4 - kl, 0.4)
+
+
+def _toy_settings(method: str) -> list[dict[str, Any]]:
+    """A row a setting of the grid; one of a base."""
+    knobs: list[dict[str, Any]] = [{}]
+    if METHODS[method].update == "soft":
+        knobs = [{"alpha": alpha, "every": every} for every in (1, TOY_EVERY) for alpha in (0.2, ALPHA, 0.9)]
+    elif METHODS[method].update == "hard":
+        knobs = [{"tau": tau} for tau in (2, TOY_TAU, 8)]
+    rows = []
+    for own in knobs:
+        much = own.get("alpha", 0.0) / own.get("every", 1) + 2 / own.get("tau", 99)
+        row = _toy_cell(method, **own) | around("ood_mass", 0.1 + 0.03 * much, 0.02) | around("kl", 2 + much, 0.2)
+        row["cell"] = "-".join([method, *map(str, own.values())])
+        row |= around("reward", 1.2 - 0.1 * much, 0.1) | around("chosen_logp", -9 - much, 0.5) | {"matched_kl": None}
+        differences = {"ood_difference": -0.4 + much, "reward_difference": 0.02 - 0.05 * much}
+        for name, value in differences.items():
+            row |= around(name, value, 0.3) if knobs != [{}] else {name: None, f"{name}_lo": None, f"{name}_hi": None}
+        rows.append(row | ({"matched_kl": 1.9} if knobs != [{}] else {}))
+    return rows
+
+
+def _toy_flatness(method: str) -> list[dict[str, Any]]:
+    """Every second step, and the two moments of an update."""
+    rows, moves = [], METHODS[method].update != "none"
+    for step in range(0, TOY_STEPS + 1, 2):
+        update = moves and step % TOY_EVERY == 0 and 0 < step < TOY_STEPS
+        for moment in ("before", "after")[: 2 if update else 1]:
+            since = step if not moves else 0 if moment == "after" or step == 0 else (step - 1) % TOY_EVERY + 1
+            left = math.exp(-since / (3 if moves else 9))
+            row = _toy_cell(method) | {"step": step, "moment": moment} | around("loss_value", 0.69 * left, 0.02)
+            rows.append(row | around("gradient", 0.5 * left, 0.03) | around("curvature", 0.25 * left, 0.02))
+    return rows
+
+
+def _toy_claim(method: str) -> dict[str, Any]:
+    base = label(METHODS[method].base)
+    row = {"id": f"toy_ood/{method}", "kind": "toy_ood", **_toy_cell(method), "base": base, "n_prompts": 0}
+    row |= {"claim": f"{label(method)} puts less on OOD trajectories than {base} at the same KL", "paper": None}
+    row |= {"verdict": "supported", "effect": 1.25, "ci": [0.5, 2.0], "unit": "percentage points", "kl": 1.9}
+    row |= {"p": 0.01, "p_holm": 0.04, "beta": 0.1, "seeds": list(range(5))}
+    return row | {"evidence": "OOD mass lower by +1.25 [+0.50, +2.00] points at 1.9 nats (5 seeds)"}

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from tr_align.config import METHODS
+from tr_align.metrics.ood import KINDS
 from tr_align.reports.collect import collect
 from tr_align.reports.results import Report
 from tr_align.reports.runs import Run, from_folder, load
@@ -87,6 +88,8 @@ class Made:
     raw: Callable[[str, str], dict[str, Any]] = lambda kind, question: {}
     """What the judge keeps of an answer, by "rating" or "duel" and "method/step/prompt" or "method/against/prompt"."""
     calibration: dict[str, Any] | None = None
+    toy: dict[str, Any] | None = None
+    """The file of the stage `toy_mdp`."""
 
     def params(self) -> dict[str, Any]:
         loaded: dict[str, Any] = yaml.safe_load((ROOT / "presets" / f"{self.preset}.yaml").read_text("utf-8"))
@@ -136,11 +139,13 @@ def write(folder: Path, made: Made | None = None) -> Path:
                 for step in steps
                 for prompt in made.prompts
                 if prompt in made.curve
-                for kind in ("chosen", "rejected", "sft", "mismatched")
+                for kind in KINDS
             ]
             write_rows(folder / f"likelihoods/{method}.jsonl", rows)
     accuracy = {axis: {"accuracy": 0.9, "ci": [0.8, 1.0], "n": 32} for axis in (*AXES, "off_topic")}
     (folder / "reports/judge.json").write_text(json.dumps(accuracy), encoding="utf-8")
+    if made.toy is not None:
+        (folder / "reports/toy_mdp.json").write_text(json.dumps(made.toy), encoding="utf-8")
     if made.calibration is not None:
         (folder / "reports/calibration.json").write_text(json.dumps(made.calibration), encoding="utf-8")
     return folder

@@ -10,7 +10,7 @@ import pytest
 
 from tr_align.config import METHODS
 from tr_align.metrics.seeds import Estimate
-from tr_align.reports.claims import KINDS, UNITS, claims, count, verdict
+from tr_align.reports.claims import COMPARED, KINDS, UNITS, Finding, claims, count, verdict
 from tr_align.reports.compare import Comparison, comparisons
 from tr_align.reports.study import Study, study
 
@@ -34,7 +34,7 @@ def rows_of(root: Path, *mades: Made) -> list[Row]:
 
 def test_a_row_a_kind_and_trust_region_method_in_order(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, Made(methods=tuple(METHODS)))
-    assert [row["id"] for row in rows] == [f"{kind}/{method}" for kind in KINDS for method in sorted(
+    assert [row["id"] for row in rows] == [f"{kind}/{method}" for kind in COMPARED for method in sorted(
         TRUST_REGION, key=list(METHODS).index)]  # fmt: skip
     assert [row["claim"] for row in rows if row["method"] == "tr_ipo_hard"] == [
         "TR-IPO hard keeps more quality than IPO at the same KL",
@@ -61,7 +61,8 @@ def test_a_row_a_kind_and_trust_region_method_in_order(tmp_path: Path) -> None:
     improvement = {"probability_of_improvement", "probability_of_improvement_ci"}
     assert {frozenset(row) for row in rows if row["kind"] != "matched_kl"} == {frozenset(always)}
     assert {frozenset(row) for row in rows if row["kind"] == "matched_kl"} == {frozenset(always | improvement)}
-    assert {row["unit"] for row in rows} == set(UNITS.values())
+    assert {row["unit"] for row in rows} == {UNITS[kind] for kind in COMPARED}
+    assert set(UNITS) == set(KINDS) and list(KINDS)[: len(COMPARED)] == list(COMPARED)
 
 
 def by_id(rows: list[Row]) -> dict[str, Row]:
@@ -249,7 +250,7 @@ def test_the_other_kinds_have_what_the_paper_says_and_no_number(tmp_path: Path) 
 def test_a_cell_that_could_not_be_compared_is_said_to_be_untested(tmp_path: Path) -> None:
     made = Made(methods=THREE, kl=lambda method, step, prompt: 0.0 if "soft" in method else kl(method, step, prompt))
     rows = rows_of(tmp_path, made)
-    assert [row["id"] for row in rows] == ["matched_kl/tr_dpo_soft", *(f"{kind}/tr_dpo_hard" for kind in KINDS)]
+    assert [row["id"] for row in rows] == ["matched_kl/tr_dpo_soft", *(f"{kind}/tr_dpo_hard" for kind in COMPARED)]
     row = rows[0]
     assert {key: row[key] for key in ("effect", "ci", "p", "p_holm", "kl", "beta")} == dict.fromkeys(
         ("effect", "ci", "p", "p_holm", "kl", "beta")
@@ -349,3 +350,38 @@ def test_nothing_to_test() -> None:
 )
 def test_prompts_and_seeds_in_words(seeds_: list[int], expected: str) -> None:
     assert count({"n_prompts": 64, "seeds": seeds_}) == expected
+
+
+# Claims that something else has tested.
+
+
+def test_findings_of_others_are_corrected_within_their_kind_and_come_in_order(tmp_path: Path) -> None:
+    """Of p = 0.02 and 0.03 the first is doubled and the second may not be less; one without a p counts for none."""
+    sorted_runs, found, _ = prepared(tmp_path, Made(methods=tuple(METHODS)))
+    lower, higher = Estimate(-2.0, [-3.0, -1.0], 0.02), Estimate(1.0, [0.5, 1.5], 0.001)
+    others = [
+        Finding("recovery", "tr_ipo_hard", "ipo", "some words", higher, 0.04, "supported", 9, (1, 2)),
+        Finding("ood", "tr_dpo_hard", "dpo", "why not"),
+        Finding("ood", "tr_kto_soft", "kto", "b", lower, 0.03, "supported", 8, [0], 0.1, 7.5, {"detail": "d"}),
+        Finding("ood", "tr_dpo_soft", "dpo", "a", lower, 0.02, "supported", 8, [0]),
+        Finding("ood", "tr_ipo_soft", "ipo", "c", higher, 0.9, "contradicted", 8, [0]),
+    ]
+    rows = claims(sorted_runs, found, {}, others)
+    assert rows[: -len(others)] == claims(sorted_runs, found, {})
+    shown = {row["id"]: (row["verdict"], row["effect"], row["p"], row["p_holm"]) for row in rows[-len(others) :]}
+    assert list(shown.items()) == [
+        ("ood/tr_dpo_soft", ("inconclusive", -2.0, 0.02, pytest.approx(0.06))),
+        ("ood/tr_dpo_hard", ("inconclusive", None, None, None)),
+        ("ood/tr_ipo_soft", ("inconclusive", 1.0, 0.9, pytest.approx(0.9))),
+        ("ood/tr_kto_soft", ("inconclusive", -2.0, 0.03, pytest.approx(0.06))),
+        # The larger of two p-values is not that of the effect, which alone would be sure.
+        ("recovery/tr_ipo_hard", ("supported", 1.0, 0.04, 0.04)),
+    ]
+    last, kto = rows[-1], rows[-2]
+    assert last["evidence"] == "some words (9 prompts a seed, 2 seeds); Holm-corrected p = 0.04"
+    assert (last["n_prompts"], last["seeds"], last["ci"], last["beta"]) == (9, [1, 2], [0.5, 1.5], None)
+    assert (kto["beta"], kto["kl"], kto["detail"], kto["claim"]) == (
+        0.1, 7.5, "d", "TR-KTO soft gives less probability to text outside the data than KTO at the same KL"
+    )  # fmt: skip
+    assert rows[-4]["evidence"] == "could not be tested: why not" and rows[-4]["seeds"] == []
+    assert verdict(rows) == verdict(claims(sorted_runs, found, {}))

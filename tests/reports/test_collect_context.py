@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tr_align.metrics.ood import KINDS
 from tr_align.reports.collect import collect, plain, to_json
 from tr_align.reports.runs import Run, from_folder, load
 from tr_align.stats import mean_ci
@@ -65,18 +66,19 @@ def test_likelihoods_by_hand(tmp_path: Path) -> None:
     ratios); at step s, s nats less a reply and s (1 + 1/2 + 1/3 + 1/4) / 4 = 25 s / 48 less a token."""
     report = report_of(tmp_path, Made(logp=growing))
     rows = [row for row in report.ood if row["cell"] == "dpo"]
-    kinds = ("chosen", "rejected", "sft", "mismatched")
-    assert [(row["step"], row["kind"]) for row in rows] == [(step, kind) for step in (0, 2, 4) for kind in kinds]
+    assert [(row["step"], row["kind"]) for row in rows] == [(step, kind) for step in (0, 2, 4) for kind in KINDS]
     for row in rows:
         assert (row["beta"], row["seeds"], row["n"], row["name"]) == (0.05, [0], 4, "DPO")
         assert row["per_reply"] == pytest.approx(-7.5 - row["step"])
         assert row["per_token"] == pytest.approx(-2.5 - row["step"] * 25 / 48)
         assert row["change"] == pytest.approx(-row["step"] * 25 / 48)
+        assert row["change_per_reply"] == pytest.approx(-row["step"])
     values = -np.array([1.0, 4.0, 9.0, 16.0])
     assert around(rows[0], "per_reply") == pytest.approx(mean_ci(values, RESAMPLES, 0)[1])
     assert around(rows[0], "per_token") == pytest.approx(mean_ci(-np.arange(1.0, 5.0), RESAMPLES, 0)[1])
     # The change is taken text by text: its interval has nothing of how much the texts differ.
-    assert around(rows[8], "change") == pytest.approx(mean_ci(-4 / np.arange(1.0, 5.0), RESAMPLES, 0)[1])
+    assert rows[10]["step"] == 4
+    assert around(rows[10], "change") == pytest.approx(mean_ci(-4 / np.arange(1.0, 5.0), RESAMPLES, 0)[1])
     assert around(rows[0], "change") == pytest.approx([0.0, 0.0])
     assert {row["cell"] for row in report.ood} == {"dpo", "tr_dpo_soft"}
 
@@ -97,9 +99,9 @@ def test_where_likelihoods_were_not_measured(tmp_path: Path) -> None:
     (tmp_path / "a" / "likelihoods" / "sft.jsonl").unlink()
     (tmp_path / "a" / "likelihoods" / "dpo.jsonl").unlink()
     run = load("first", from_folder(tmp_path / "a"))
-    assert [(row["cell"], row["step"]) for row in collect([run]).ood[::4]] == [("tr_dpo_soft", 2), ("tr_dpo_soft", 4)]
+    assert [(row["cell"], row["step"]) for row in collect([run]).ood[::5]] == [("tr_dpo_soft", 2), ("tr_dpo_soft", 4)]
     other = made_run(tmp_path, "other", Made(settings={"seed": 1}))
-    rows = collect([run, other]).ood[::4]
+    rows = collect([run, other]).ood[::5]
     assert [(row["cell"], row["step"], row["seeds"]) for row in rows if row["cell"] == "dpo"] == [
         ("dpo", 0, [1]),
         ("dpo", 2, [1]),

@@ -353,11 +353,11 @@ def test_a_log_without_some_columns(whole: dict[str, Figure]) -> None:
 
 def test_fixed_texts_have_a_panel_a_kind_and_loss(whole: dict[str, Figure]) -> None:
     drawn = draw(whole["ood"].wide)
-    assert len(drawn.visible("line")) == len(drawn.marks("area")) == 4 * 9
-    assert {"chosen", "rejected", "mismatched"} <= set(drawn.words)
+    assert len(drawn.visible("line")) == len(drawn.marks("area")) == 5 * 9
+    assert {"chosen", "rejected", "mismatched", "foreign"} <= set(drawn.words)
     some = ood.ood(report(ood=[row for row in made_up.ood() if row["kind"] != "sft"]))
     assert some
-    assert len(some.wide["concat"]) == 9
+    assert len(some.wide["concat"]) == 12
 
 
 def test_rows_are_one_a_mark_and_plain(whole: dict[str, Figure]) -> None:

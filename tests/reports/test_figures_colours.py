@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from reports.made_up import report
+from reports.made_up import report, toy
 from tr_align.reports.dvc_plots import templates
 from tr_align.reports.figures import all_figures
 from tr_align.reports.theme import DARK, DARK_PAPER, DASHES, GRID, INK, LOSE, MUTED, PAPER, SHAPES, TIE, TONES, WARNING
@@ -65,7 +65,7 @@ def test_contrast_by_hand() -> None:
 
 def test_specs_hold_no_colour_that_dark_mode_does_not_know() -> None:
     context = report().context
-    figures = all_figures(report(context={**context, "judge_warning": "The judge is weak."}))
+    figures = all_figures(report(context={**context, "judge_warning": "The judge is weak."}, toy=toy()))
     specs = [spec for figure in figures for spec in (figure.wide, figure.narrow, figure.print)]
     for spec in [*specs, *templates().values()]:
         assert colours_in(spec) <= set(DARK)

@@ -181,6 +181,26 @@ def test_claims_stand_beside_the_papers_numbers() -> None:
     assert words.count("said of all") == 1 and "In the paper" not in words
 
 
+def test_what_an_effect_leaves_out_stands_beside_it() -> None:
+    """The other half of a claim, with a real minus before numbers and the hyphens of names as they are."""
+    claim = claims()[0] | {"kind": "recovery", "detail": "since SFT -0.5 [-0.6, -0.4]; TR-DPO soft <i>"}
+    (group,) = tables.claims(report(claims=[claim]))
+    assert group["title"] == "Chosen replies fall, then recover"
+    assert group["rows"][0]["rests"].startswith("since SFT −0.5 [−0.6, −0.4]; TR-DPO soft <i>, at 14.0 nats, ")
+    assert "TR-DPO soft &lt;i&gt;" in build_page(report(claims=[claim]), [])
+
+
+def test_a_kind_of_claim_that_is_not_known_is_shown_by_its_name() -> None:
+    """With what every claim has and no more."""
+    needed = ("id", "kind", "name", "loss", "update", "method", "cell", "claim")
+    needed += ("verdict", "effect", "unit", "ci", "evidence", "paper")
+    claim = {key: (claims()[0] | {"kind": "something new"})[key] for key in needed}
+    (group,) = tables.claims(report(claims=[claim]))
+    assert (group["title"], group["meaning"], group["tally"]) == ("something new", "", "1 supported")
+    assert group["rows"][0]["rests"] == ""
+    assert "something new" in build_page(report(claims=[claim]), [])
+
+
 def test_the_table_has_every_trained_model() -> None:
     found = tables.results(report())
     finals = [row for row in report().points if row["final"]]
@@ -226,6 +246,7 @@ def test_numbers_in_words() -> None:
     assert words.p_value(0.0004) == "p < 0.001" and words.p_value(0.0321) == "p = 0.032" and words.p_value(None) == ""
     assert [words.duration(t) for t in (0.2, 41, 200, 7500)] == ["0.2 s", "41 s", "3 min 20 s", "2 h 5 min"]
     assert words.places(9.9, None) == 2 and words.places(-10.0) == 1 and words.places(None) == 2
+    assert words.places(0.1) == words.places(0.0) == 2 and words.places(-0.03, -0.099, 0.0) == 3
 
 
 # The file

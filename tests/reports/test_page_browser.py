@@ -16,7 +16,7 @@ from tr_align.reports.page import build_page
 from tr_align.reports.results import Report
 from tr_align.reports.theme import DARK
 
-from .made_up import report
+from .made_up import report, toy
 from .test_page import BLUE, INK, stand_in, stand_ins
 
 Open = Callable[..., Any]
@@ -317,7 +317,7 @@ def test_a_partial_report_is_shown(show: Open, name: str) -> None:
 
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
 def test_the_real_figures_are_drawn_in_both_themes(show: Open, viewport: dict[str, int]) -> None:
-    made_up = report()
+    made_up = report(toy=toy())
     drawn = all_figures(made_up)
     page = show(build_page(made_up, drawn), viewport=viewport, color_scheme="dark")
     assert page.locator(".plot").count() == len(drawn)

@@ -37,9 +37,9 @@ def test_a_whole_run_has_all_models_and_no_problems(tmp_path: Path) -> None:
     assert answer["axes"]["coherence"] == pytest.approx(9.5 - 0.3 - 0.2)
     assert answer["prompt"][1] == {"role": "user", "content": "Question 1?"}
     assert [row["step"] for row in soft.log] == [1, 2, 3, 4]
-    assert len(soft.likelihoods) == 2 * 4 * 4
+    assert len(soft.likelihoods) == 2 * 4 * 5
     start = run.models["sft"]
-    assert (sorted(start.answers), start.outcomes, start.log, len(start.likelihoods)) == ([0], {}, [], 4 * 4)
+    assert (sorted(start.answers), start.outcomes, start.log, len(start.likelihoods)) == ([0], {}, [], 4 * 5)
 
 
 def test_methods_come_in_the_papers_order(tmp_path: Path) -> None:

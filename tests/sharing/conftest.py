@@ -67,6 +67,9 @@ def make_run(folder: Path) -> None:
     for name in ("sft", "preferences", "judge", "evaluation"):
         (folder / f"data/prepared/{name}.jsonl").write_text("{}\n")
     (folder / "judgements/calibration.jsonl").write_text("{}\n")
+    (folder / "toy_mdp").mkdir()
+    (folder / "toy_mdp/curves.jsonl").write_text("{}\n")
+    (folder / "reports/toy_mdp.json").write_text("{}")
     (folder / "reports/train/sft.jsonl").write_text('{"step": 1}\n')
     (folder / "reports/score").mkdir()
     rows = {

@@ -83,7 +83,7 @@ class Counter:
             case "ood":
                 points = 1 if method == "sft" else len(self.params.align.evaluation_steps)
                 prompts = points * max(2, self.params.generate.curve_prompts)
-                return self._work(*self._forward(prompts, 4))
+                return self._work(*self._forward(prompts, 5))
         return None
 
     def _sft(self) -> Work:

@@ -33,5 +33,11 @@ def build(report: Report, folder: Path) -> None:
 def summary(report: Report) -> str:
     """What a terminal shows of a report: the table, the verdict and the claims."""
     lines = [table.text(report), *report.context["verdict"], ""]
-    lines += [f"  {claim['verdict']:<13} {claim['claim']}: {claim['evidence']}" for claim in report.claims]
+    toy = [claim["verdict"] for claim in report.claims if claim["kind"].startswith("toy_")]
+    for claim in report.claims:
+        if not claim["kind"].startswith("toy_"):
+            lines.append(f"  {claim['verdict']:<13} {claim['claim']}: {claim['evidence']}")
+    if toy:
+        counts = ", ".join(f"{toy.count(kind)} {kind}" for kind in ("supported", "contradicted", "inconclusive"))
+        lines.append(f"  {'toy world':<13} of {len(toy)} claims {counts} (docs/toy-mdp.md)")
     return "\n".join(lines)

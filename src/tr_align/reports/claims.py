@@ -4,12 +4,14 @@ A row a claim and trust-region cell: `id`, `kind`, the columns of the cell, `cla
 ("supported", "contradicted" or "inconclusive"), `effect` in `unit` with its 95 % interval `ci`, its p-value `p` and
 `p_holm` (corrected for the claims of its kind), `kl` (nats, where the effect is taken at one), `beta`, `n_prompts`,
 `seeds`, `evidence` (the numbers as text), `paper` (what the paper reports: `text`, `value`, `unit`, `source`, `trust`),
-and for "matched_kl" `probability_of_improvement` with its `_ci`.
+for "matched_kl" `probability_of_improvement` with its `_ci`, and `detail` (text) where the effect is only a part of
+what was tested.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -31,6 +33,8 @@ KINDS = {
     "trained": "{method} ends with more quality than {base}, at whatever KL",
     "duel": "{method} beats {base} in duels",
     "reach": "{method} moves further from the SFT model than {base}",
+    "ood": "{method} gives less probability to text outside the data than {base} at the same KL",
+    "recovery": "with {method} the log-probability of chosen replies first falls and then recovers",
 }
 """What the paper claims, by kind. The first is its main one."""
 
@@ -40,95 +44,131 @@ UNITS = {
     "trained": "HC points",
     "duel": "percentage points",
     "reach": "nats",
+    "ood": "nats per token",
+    "recovery": "nats per token",
 }
 
 
-def claims(study: Study, found: Sequence[Comparison], failed: Mapping[str, str]) -> list[Row]:
+@dataclass(frozen=True)
+class Finding:
+    """What a claim about one cell came to, before the correction for the other claims of its kind."""
+
+    kind: str
+    cell: str
+    base: str
+    evidence: str
+    """The numbers in words; why not, where it could not be tested."""
+    estimate: Estimate | None = None
+    """The effect; None where the claim could not be tested."""
+    p: float | None = None
+    says: str = "inconclusive"
+    """The verdict if the corrected p is small enough."""
+    n_prompts: int = 0
+    seeds: Sequence[int] = ()
+    beta: float | None = None
+    kl: float | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further columns of the row."""
+
+
+def claims(
+    study: Study, found: Sequence[Comparison], failed: Mapping[str, str], others: Sequence[Finding] = ()
+) -> list[Row]:
     """Test every claim on every trust-region cell.
 
     A claim is supported, or contradicted, if its interval excludes zero and so does its p-value after Holm's
     correction over the cells of its kind; else it is inconclusive, also where it could not be tested at all.
 
-    Args: the comparisons of :func:`tr_align.reports.compare.comparisons`, and why others failed.
+    Args:
+        found, failed: the comparisons of :func:`tr_align.reports.compare.comparisons`, and why others failed.
+        others: claims that were tested by something else.
     """
-    rows = [row for kind in KINDS for row in _of_kind(kind, study, found)]
-    rows += [_untested(study, cell, why) for cell, why in failed.items()]
-    order = {kind: place for place, kind in enumerate(KINDS)}
+    tested = [one for kind in COMPARED for each in found if (one := _compared(kind, each)) is not None]
+    tested += [Finding("matched_kl", cell, str(study.base(cell)), why) for cell, why in failed.items()]
+    tested += others
     cells = list(study.cells)
-    return sorted(rows, key=lambda row: (order[row["kind"]], cells.index(row["cell"])))
+    rows = []
+    for kind in KINDS:
+        own = sorted((one for one in tested if one.kind == kind), key=lambda one: cells.index(one.cell))
+        corrected = iter(holm([one.p for one in own if one.p is not None]))
+        rows += [_row(study, one, None if one.p is None else next(corrected)) for one in own]
+    return rows
 
 
-def _of_kind(kind: str, study: Study, found: Sequence[Comparison]) -> list[Row]:
-    tested = [(one, measured) for one in found if (measured := _measured(kind, one)) is not None]
-    corrected = holm([estimate.p for _, (estimate, _) in tested])
-    return [
-        _row(kind, study, one, estimate, extra, p)
-        for (one, (estimate, extra)), p in zip(tested, corrected, strict=True)
-    ]
+COMPARED = ("matched_kl", "area", "trained", "duel", "reach")
+"""The kinds that a comparison with the base holds the effect of."""
 
 
-def _measured(kind: str, one: Comparison) -> tuple[Estimate, Row] | None:
-    """The effect behind a claim, and what is said of it: prompts, seeds, KL, words."""
-    curves = {"n_prompts": one.pairing.n_prompts, "seeds": one.pairing.seeds, "beta": one.pairing.beta}
-    trained = {"n_prompts": one.duel_prompts, "seeds": one.seeds, "beta": one.beta}
+def _compared(kind: str, one: Comparison) -> Finding | None:
+    """The effect behind a claim, and what is said of it: prompts, seeds, KL, words; None where it was not measured."""
+    curves = one.pairing.n_prompts, one.pairing.seeds, one.pairing.beta
     if kind == "matched_kl":
-        extra = curves | {
-            "kl": one.difference.range,
-            "where": "HC differs by {} at {kl} nats, the largest KL both reached",
-        }
+        more: Row = {}
         if one.improvement:
             value, ci = one.improvement
-            extra |= {"probability_of_improvement": value, "probability_of_improvement_ci": ci}
-        return one.difference.at[-1], extra
+            more = {"probability_of_improvement": value, "probability_of_improvement_ci": ci}
+        kl = one.difference.range
+        where = f"HC differs by {{}} at {number(kl, 1)} nats, the largest KL both reached"
+        return _signed(kind, one, where, one.difference.at[-1], *curves, kl, more)
     if kind == "area":
         where = f"area between the curves from 0 to {one.difference.range:.1f} nats {{}}"
-        return one.difference.area, curves | {"kl": None, "where": where}
+        return _signed(kind, one, where, one.difference.area, *curves)
     if kind == "duel":
         share = one.duel
         if share is None:
             return None
         points = Estimate(100 * share.value, [100 * end for end in share.ci], share.p)
-        return points, trained | {"kl": None, "where": "wins minus losses {} percentage points"}
-    ends = trained | {"n_prompts": one.reach_prompts, "kl": None}
+        where = "wins minus losses {} percentage points"
+        return _signed(kind, one, where, points, one.duel_prompts, one.seeds, one.beta)
+    ends = one.reach_prompts, one.seeds, one.beta
     if kind == "trained":
         where = "HC of the trained models differs by {} points"
-        return None if one.quality is None else (one.quality, ends | {"where": where})
+        return None if one.quality is None else _signed(kind, one, where, one.quality, *ends)
     where = "the trained models' KL differs by {} nats"
-    return None if one.reach is None else (one.reach, ends | {"where": where})
+    return None if one.reach is None else _signed(kind, one, where, one.reach, *ends)
 
 
-def _row(kind: str, study: Study, one: Comparison, estimate: Estimate, extra: Row, p_holm: float) -> Row:
+def _signed(
+    kind: str,
+    one: Comparison,
+    where: str,
+    estimate: Estimate,
+    n_prompts: int,
+    seeds: Sequence[int],
+    beta: float | None,
+    kl: float | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> Finding:
+    """A claim that an effect is above zero."""
     low, high = estimate.ci
-    verdict = "inconclusive"
-    if p_holm < SIGNIFICANT and (low > 0 or high < 0):
-        verdict = "supported" if low > 0 else "contradicted"
-    text = signed_with_interval(estimate.value, estimate.ci)
-    where = extra.pop("where").format(text, kl=number(extra["kl"] or 0.0, 1))
+    says = "supported" if low > 0 else "contradicted" if high < 0 else "inconclusive"
+    evidence = where.format(signed_with_interval(estimate.value, estimate.ci))
+    return Finding(
+        kind, one.cell, one.base, evidence, estimate, estimate.p, says, n_prompts, seeds, beta, kl, more or {}
+    )
+
+
+def _row(study: Study, one: Finding, p_holm: float | None) -> Row:
+    effect, sample = one.estimate, {"n_prompts": one.n_prompts, "seeds": list(one.seeds)}
+    if effect is None or p_holm is None:
+        verdict_, evidence = "inconclusive", f"could not be tested: {one.evidence}"
+    else:
+        verdict_ = one.says if p_holm < SIGNIFICANT else "inconclusive"
+        evidence = f"{one.evidence} ({count(sample)}); Holm-corrected p {p_text(p_holm)}"
     return {
-        **_about(kind, study, one.cell, one.base),
-        "verdict": verdict,
-        "effect": estimate.value,
-        "unit": UNITS[kind],
-        "ci": estimate.ci,
-        "p": estimate.p,
+        **_about(one.kind, study, one.cell, one.base),
+        "verdict": verdict_,
+        "effect": effect.value if effect else None,
+        "unit": UNITS[one.kind],
+        "ci": effect.ci if effect else None,
+        "p": one.p,
         "p_holm": p_holm,
-        **extra,
-        "evidence": f"{where} ({count(extra)}); Holm-corrected p {p_text(p_holm)}",
-        "paper": _paper(kind, study.cells[one.cell]["method"]),
-    }
-
-
-def _untested(study: Study, cell: str, why: str) -> Row:
-    empty = dict.fromkeys(("effect", "ci", "p", "p_holm", "kl", "beta"))
-    return {
-        **_about("matched_kl", study, cell, str(study.base(cell))),
-        "verdict": "inconclusive",
-        "unit": UNITS["matched_kl"],
-        **empty,
-        "n_prompts": 0,
-        "seeds": [],
-        "evidence": f"could not be tested: {why}",
-        "paper": _paper("matched_kl", study.cells[cell]["method"]),
+        **sample,
+        "beta": one.beta,
+        "kl": one.kl,
+        **one.more,
+        "evidence": evidence,
+        "paper": _paper(one.kind, study.cells[one.cell]["method"]),
     }
 
 

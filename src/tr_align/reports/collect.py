@@ -17,8 +17,9 @@ from tr_align.metrics.diversity import self_bleu_scores
 from tr_align.metrics.seeds import Estimate, mean_over_seeds, share_over_seeds
 from tr_align.reports import card
 from tr_align.reports.claims import claims, verdict
-from tr_align.reports.common import LOSSES, count_text
+from tr_align.reports.common import LOSSES, count_text, update_steps
 from tr_align.reports.compare import comparisons, frontier_rows, peak_rows, spread
+from tr_align.reports.likelihood_claims import likelihood_claims
 from tr_align.reports.likelihoods import likelihood_rows
 from tr_align.reports.results import Report
 from tr_align.reports.runs import Run, comparable, flat
@@ -51,7 +52,8 @@ def collect(runs: Sequence[Run], seconds: Mapping[str, float] | None = None) -> 
     resamples, seed = first.score.bootstrap, first.seed
     sorted_runs = study(runs)
     found, failed = comparisons(sorted_runs, resamples, seed)
-    tested = claims(sorted_runs, found, failed)
+    tested = claims(sorted_runs, found, failed, likelihood_claims(sorted_runs, resamples, seed))
+    toy = runs[0].toy
     points = _points(sorted_runs, resamples, seed)
     problems = [*left_out, *sorted_runs.problems, *_unread(sorted_runs)]
     problems += [
@@ -67,10 +69,13 @@ def collect(runs: Sequence[Run], seconds: Mapping[str, float] | None = None) -> 
         wins=_wins(sorted_runs, resamples, seed),
         frontier=frontier_rows(sorted_runs, found),
         peaks=peak_rows(sorted_runs, resamples, seed),
-        claims=tested,
+        claims=[*tested, *(toy or {}).get("claims", ())],
         training=_training(sorted_runs),
-        updates={cell: _updates(row, first.align.steps) for cell, row in sorted_runs.cells.items() if cell != "sft"},
+        updates={
+            cell: update_steps(row, first.align.steps) for cell, row in sorted_runs.cells.items() if cell != "sft"
+        },
         ood=likelihood_rows(sorted_runs, resamples, seed),
+        toy=toy,
         prompts=_prompts(sorted_runs),
         problems=problems,
     )
@@ -172,12 +177,6 @@ def _training(study: Study) -> list[Row]:
         for seed, trained in sorted(by_seed.items())
         for line in trained.log
     ]
-
-
-def _updates(cell: Mapping[str, Any], steps: int) -> list[int]:
-    """The steps after which the reference moves; the last step's update would come after the training."""
-    interval = {"none": None, "soft": cell["every"], "hard": cell["tau"]}[cell["update"]]
-    return list(range(interval, steps, interval)) if interval else []
 
 
 def _prompts(study: Study) -> list[Row]:

@@ -37,6 +37,12 @@ def _loss_and_update(method: str) -> tuple[str | None, str]:
     return (None, "none") if method == "sft" else (METHODS[method].loss, METHODS[method].update)
 
 
+def update_steps(cell: Mapping[str, Any], steps: int) -> list[int]:
+    """The steps after which a cell's reference moves; the last step's update would come after the training."""
+    interval = {"none": None, "soft": cell["every"], "hard": cell["tau"]}[cell["update"]]
+    return list(range(interval, steps, interval)) if interval else []
+
+
 def listed(names: Sequence[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

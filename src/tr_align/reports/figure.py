@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from tr_align.reports.results import Row
 
 Spec = dict[str, Any]
+About = Literal["models", "toy"]
+"""The language models of a report, or the toy MDP, which has no judge and a section of the page of its own."""
 
 
 @dataclass(frozen=True)
@@ -32,3 +34,4 @@ class Figure:
     """For a phone."""
     print: Spec
     """For a column of a paper, 3.25 inches wide, or 6.75 where it has three panels side by side; 8 point type."""
+    about: About = "models"

@@ -43,6 +43,7 @@ MEASURES: Mapping[str, Callable[[Row], float]] = {
     "per_reply": lambda line: line["logp"],
     # Text by text, so that how much texts differ from each other does not hide what training does to them.
     "change": lambda line: (line["logp"] - line["start"]) / line["tokens"],
+    "change_per_reply": lambda line: line["logp"] - line["start"],
 }
 
 

@@ -68,9 +68,25 @@ class Report:
 
     ood: Sequence[Row]
     """Log-probabilities of fixed texts under each policy: CELL, `beta`, `seeds`, `step`, `kind` ("chosen", "rejected",
-    "sft", "mismatched"; see :mod:`tr_align.metrics.ood`), and in nats `per_token`, `per_token_lo`, `per_token_hi`, the
-    same of `per_reply`, and of `change` (since the SFT model, per token, text by text); `n`. Empty where it was not
-    measured."""
+    "sft", "mismatched", "foreign"; see :mod:`tr_align.metrics.ood`), and in nats `per_token`, `per_token_lo`,
+    `per_token_hi`, the same of `per_reply`, and of `change` and `change_per_reply` (since the SFT model, per token and
+    per reply, text by text); `n`. Empty where it was not measured."""
+
+    toy: Mapping[str, Any] | None
+    """What the stage `toy_mdp` of the first run measured in a world small enough to compute everything; None where it
+    was not run. Every measured name stands beside its `_lo` and `_hi`, the 95 % interval over seeds.
+    `world`: what was run: `depth`, `actions`, `trajectories`, `demonstrations`, `pairs`, `seeds` (how many), `steps`,
+    `beta` (by loss), `main` (`alpha`, `every`, `tau` of the nine main cells), `start` (of the pre-trained policy).
+    `curves`: a row a main cell and step: CELL, `step`, `n` (seeds), the probability mass on a class of trajectories and
+    their mean log-probability in nats (`chosen_mass`, `chosen_logp`, and the same of `rejected`, `other`, `ood`), `kl`,
+    `reward` (expected, in standard deviations of the tree's), `entropy`, `margin`, `loss_value`.
+    `along_kl`: a row a main cell and KL that every seed reached: CELL, `kl`, `n`, `ood_mass`, `reward`, `chosen_logp`.
+    `grid`: a row a cell of the alpha and tau grids, and a base: CELL, `n`, at the end of training `ood_mass`, `reward`,
+    `kl`, `chosen_logp`, and at `matched_kl`, the largest KL it and its base reached, `ood_difference` (percentage
+    points) and `reward_difference`.
+    `curvature`: a row a main cell, step and `moment` ("before" or "after" an update): CELL, `n`, `loss_value`,
+    `gradient` (norm), `curvature` (of the loss along the direction in which the margin grows fastest).
+    `claims`: those rows of :attr:`claims` that are about it."""
 
     prompts: Sequence[Row]
     """The reply browser, a row a prompt of one run (context["runs"][0]): `id`, `prompt` (text), `replies`: by cell, in

@@ -20,8 +20,8 @@ Row = dict[str, Any]
 Reader = Callable[[str], str | None]
 """The text of a file of a run by its path, None where there is none."""
 
-FREE = ("seed", "methods", "ref_update", "beta", "mlflow")
-"""Sections of params.yaml in which runs of one report may differ."""
+FREE = ("seed", "methods", "ref_update", "beta", "toy_mdp", "mlflow")
+"""Sections of params.yaml in which runs of one report may differ; of the toy MDP it shows the first run's."""
 HOW_ASKED = ("api_key_env", "concurrency", "timeout_seconds", "max_retries", "batch", "prices")
 FREE_KEYS = (
     *("judge.max_usd", "align.checkpoint_minutes", "align.max_tokens"),
@@ -29,6 +29,8 @@ FREE_KEYS = (
 )
 """And keys of other sections that change no result."""
 OWN_SECTIONS = ("probe", "openai")
+TOY = ("world", "curves", "along_kl", "grid", "curvature", "claims")
+"""What a report shows of the toy MDP."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Run:
     problems: list[str] = field(default_factory=list)
     judge_accuracy: Row | None = None
     calibration: Row | None = None
+    toy: Row | None = None
+    """What `toy_mdp` measured; None where it was not run, as in runs of before there was that stage."""
 
 
 def load(name: str, read: Reader) -> Run:
@@ -95,8 +99,10 @@ def load(name: str, read: Reader) -> Run:
             )
     if "sft" not in run.models:
         raise UserError(f"{name}: {run.problems[-1]}")
-    run.judge_accuracy = _measured(run, read, "reports/judge.json")
-    run.calibration = _measured(run, read, "reports/calibration.json")
+    of_judge = "what it says of the judge is left out"
+    run.judge_accuracy = _measured(run, read, "reports/judge.json", of_judge)
+    run.calibration = _measured(run, read, "reports/calibration.json", of_judge)
+    run.toy = _toy(run, read)
     return run
 
 
@@ -186,13 +192,22 @@ def _rows(run: Run, read: Reader, path: str, lost: str, ways_out: Mapping[str, s
     return []
 
 
-def _measured(run: Run, read: Reader, path: str) -> Row | None:
-    """What was measured of the judge; None where nothing was, as of an endpoint's accuracy."""
+def _measured(run: Run, read: Reader, path: str, lost: str) -> Row | None:
+    """A JSON file with something in it; None where nothing was measured, as of an endpoint's accuracy."""
     try:
         return json.loads(read(path) or "{}") or None
     except ValueError:
-        run.problems.append(f"{path} is torn: what it says of the judge is left out")
+        run.problems.append(f"{path} is torn: {lost}")
         return None
+
+
+def _toy(run: Run, read: Reader) -> Row | None:
+    path, lost = "reports/toy_mdp.json", "the toy MDP is left out; run `dvc repro toy_mdp` again"
+    toy = _measured(run, read, path, lost)
+    if toy is None or (isinstance(toy, dict) and toy.keys() >= set(TOY)):
+        return toy
+    run.problems.append(f"{path} is of another version: {lost}")
+    return None
 
 
 def _trained(run: Run, read: Reader, method: str) -> Trained:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,8 @@ from tr_align.reports.common import in_order, label
 from tr_align.reports.runs import Run, Trained
 
 Row = dict[str, Any]
+Quality = Callable[[Trained, int], Mapping[str, float]]
+"""What curves are drawn of: of a training's policy at a step, a value by prompt id, NaN where it could not be read."""
 
 
 @dataclass
@@ -143,11 +145,17 @@ class Pairing:
         return min(len(curve.prompts) for curve in self.method)
 
 
-def pairing(study: Study, cell: str, base: str) -> Pairing:
-    """The curves to compare a cell with its base by.
+def hc_of(trained: Trained, step: int) -> Mapping[str, float]:
+    """HC of the replies."""
+    return {prompt: answer["hc"] for prompt, answer in trained.answers[step].items()}
+
+
+def pairing(study: Study, cell: str, base: str, quality: Quality = hc_of) -> Pairing:
+    """The curves of `quality` against KL to compare a cell with its base by.
 
     Several betas make a curve of trained models, as in the paper; with one beta the curve follows training. Only
-    seeds that both were trained with at all of these points count, and prompts that were answered at all of them.
+    prompts with a reply and a value at all of these points count, and seeds that both were trained with and that have
+    such prompts.
     Raises:
         ValueError: there is no such seed, or no such prompt.
     """
@@ -163,23 +171,28 @@ def pairing(study: Study, cell: str, base: str) -> Pairing:
     if not seeds:
         raise ValueError("no seed was trained with both")
     curves: dict[str, list[Curve]] = {cell: [], base: []}  # one entry where a cell is paired with itself
+    measured = []
     for seed in seeds:
-        points = {name: [study.trained["sft", None][seed].answers[0]] for name in curves}
+        points = {name: [(study.trained["sft", None][seed], 0)] for name in curves}
         for name in curves:
             for value in [beta] if along == "steps" else shared:
                 trained = study.trained[name, value][seed]
                 steps = sorted(trained.answers) if along == "steps" else [trained.last]
-                points[name] += [trained.answers[step] for step in steps]
-        prompts = sorted(set.intersection(*(set(answers) for rows in points.values() for answers in rows)))
+                points[name] += [(trained, step) for step in steps]
+        values = {name: [quality(*point) for point in points[name]] for name in curves}
+        answers = {name: [trained.answers[step] for trained, step in points[name]] for name in curves}
+        known = [set(row) for name in curves for row in (*values[name], *answers[name])]
+        prompts = sorted(set.intersection(*known))
         if not prompts:
-            raise ValueError(f"no prompt was answered at every point (seed {seed})")
+            continue
         for name in curves:
-            kl, quality = (
-                np.array([[answers[prompt][key] for prompt in prompts] for answers in points[name]])
-                for key in ("kl", "hc")
-            )
-            curves[name].append(Curve(kl, quality, prompts))
-    return Pairing(curves[cell], curves[base], seeds, along, beta)
+            kl = np.array([[row[prompt]["kl"] for prompt in prompts] for row in answers[name]])
+            height = np.array([[row[prompt] for prompt in prompts] for row in values[name]])
+            curves[name].append(Curve(kl, height, prompts))
+        measured.append(seed)
+    if not measured:
+        raise ValueError("no seed has a prompt that was answered and measured at every point")
+    return Pairing(curves[cell], curves[base], measured, along, beta)
 
 
 def _with_all(study: Study, cells: Sequence[str], betas: Sequence[float]) -> list[int]:

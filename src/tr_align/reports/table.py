@@ -70,7 +70,9 @@ def markdown(report: Report) -> str:
 def claims_markdown(report: Report) -> str:
     """The claims with their effects and verdicts; empty without any."""
     names, cells = claim_rows(report)
-    return f"{_pipes(names, cells, left=(0, len(names) - 1))}\n\n{claims_note(report)}\n" if cells else ""
+    if not cells:
+        return ""
+    return f"{_pipes(names, cells, left=(0, len(names) - 1))}\n\n{claims_note(report)}{_toy_note(report)}\n"
 
 
 def text(report: Report) -> str:
@@ -138,11 +140,17 @@ def claim_rows(report: Report, kinds: Sequence[str] | None = None) -> tuple[list
 
 def claims_note(report: Report) -> str:
     """How to read the table of claims."""
-    counted = [claim for claim in report.claims if claim.get("n_prompts") is not None]
+    counted = [claim for claim in report.claims if claim.get("n_prompts")]
     return (
         "Effects with 95 % intervals; p-values corrected for the claims of the same kind (Holm)."
         f" {words.sample(report, counted)}"
     )
+
+
+def _toy_note(report: Report) -> str:
+    """What the claims about the toy MDP rest on, as a sentence after another; empty without any."""
+    worlds = [len(claim["seeds"]) for claim in report.claims if claim["kind"].startswith("toy_")]
+    return f" Those of the toy MDP rest on {count_text(worlds)} worlds of their own." if worlds else ""
 
 
 def metrics(report: Report) -> dict[str, dict[str, float]]:

@@ -34,7 +34,7 @@ class Cell:
     scores: dict[str, Row]
     """`final` of reports/score by "sft", its base method and its own name."""
     claims: list[Row]
-    """Its rows of reports/claims.json."""
+    """Its rows of reports/claims.json, without those about the toy world, which say nothing of this model."""
     calibration: Row | None
     data: Row
     """The account of the data, data/prepared/stats.json; empty where it was not pulled."""
@@ -74,7 +74,11 @@ def find(name: str, params: Params, root: Path, changed: Sequence[str] = ()) -> 
         params=params,
         files=model_files(folder),
         scores=scores,
-        claims=[row for row in _json(root / "reports/claims.json") or [] if row["cell"] == name],
+        claims=[
+            row
+            for row in _json(root / "reports/claims.json") or []
+            if row["cell"] == name and not row["kind"].startswith("toy_")
+        ],
         calibration=_json(root / "reports/calibration.json"),
         data=_json(root / "data/prepared/stats.json") or {},
         figure=figure if figure.is_file() else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tr_align.reports.figure import Figure
-from tr_align.reports.figures import frontier, ood, quality, training, wins
+from tr_align.reports.figures import frontier, ood, quality, toy, toy_grid, toy_kl, training, wins
 from tr_align.reports.figures.rendering import SUFFIXES, render
 from tr_align.reports.results import Report
 
@@ -18,6 +18,11 @@ IN_ORDER = (
     quality.length,
     training.training,
     ood.ood,
+    toy.toy_mass,
+    toy.toy_logps,
+    toy_kl.toy_kl,
+    toy.toy_curvature,
+    toy_grid.toy_grid,
 )
 
 

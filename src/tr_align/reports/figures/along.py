@@ -55,9 +55,13 @@ def most_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 def panels(
-    rows: Sequence[Row], measures: Sequence[Measure], layout: Layout, updates: Mapping[str, Sequence[int]] | None = None
+    rows: Sequence[Row],
+    measures: Sequence[Measure],
+    layout: Layout,
+    updates: Mapping[str, Sequence[int]] | None = None,
+    more: Sequence[tuple[str, str]] = (),
 ) -> Spec:
-    """The grid. `updates`: by cell, the steps to mark at the foot of each panel."""
+    """The grid. `updates`: by cell, the steps to mark at the foot of each panel. `more`: (field, title) of tooltips."""
     families = losses(rows)
     moved = [
         {"cell": cell["cell"], "name": cell["name"], "loss": cell["loss"], "step": step}
@@ -67,7 +71,7 @@ def panels(
     drawn = []
     for measure in measures:
         for loss in families:
-            panel = _panel(rows, measure, loss, layout, measures, moved)
+            panel = _panel(rows, measure, loss, layout, measures, moved, more)
             if measure is measures[0]:
                 panel["title"] = heading(loss.upper(), layout)
             drawn.append(panel)
@@ -82,6 +86,7 @@ def _panel(
     layout: Layout,
     measures: Sequence[Measure],
     moved: Sequence[Row],
+    more: Sequence[tuple[str, str]],
 ) -> Spec:
     families = losses(rows)
     first, last = loss == families[0], measure is measures[-1]
@@ -106,7 +111,7 @@ def _panel(
     shown = look(cells(rows), layout, layout.width - 6 * layout.font, "stroke")
     colour, dash = shown.colour(), shown.dash()
     ends = {"y": y | {"field": f"{quantity.field}_lo"}, "y2": {"field": f"{quantity.field}_hi"}}
-    tooltip = [*tooltips(("name", "method"), ("beta", "β"), ("step", "step")), quantity.tooltip()]
+    tooltip = [*tooltips(("name", "method"), ("beta", "β"), ("step", "step"), *more), quantity.tooltip()]
     layers: list[Spec] = [
         {
             "transform": [{"filter": f"isValid(datum.{quantity.field}_lo) && isValid(datum.{quantity.field}_hi)"}],
@@ -114,7 +119,7 @@ def _panel(
             "encoding": {"x": x, "color": colour} | ends,
         },
         {
-            "mark": {"type": "line", "strokeWidth": 0.85 * layout.line},
+            "mark": {"type": "line", "strokeWidth": 0.85 * layout.line, "strokeJoin": "round"},
             "encoding": {"x": x, "y": y, "color": colour, "strokeDash": dash},
         },
         *hover(layout, x, y, tooltip),

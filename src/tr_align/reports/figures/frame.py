@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tr_align.reports.figure import Figure
+from tr_align.reports.figure import About, Figure
 from tr_align.reports.results import Report, Row
 from tr_align.reports.theme import COLUMN, NARROW, PAPER, PRINT, SCHEMA, WIDE, Layout, Spec, config
 
@@ -56,22 +56,24 @@ def figure(
     report: Report,
     draw: Callable[[Layout], Spec],
     one_column: bool = False,
+    about: About = "models",
 ) -> Figure:
     """A figure from its one definition.
 
     Args:
         caption, alternative: sentences. draw: the spec in a given size, without what every spec has.
-        one_column: its print form is as wide as one column of a paper.
+        one_column: its print form is as wide as one column of a paper. about: one about the toy MDP carries no warning
+            about the judge.
     """
     data = [_plain(row) for row in rows]
     paper = COLUMN if one_column else PRINT
-    wide, narrow, printed = (_whole(draw(layout), data, report, layout) for layout in (WIDE, NARROW, paper))
-    return Figure(name, title, " ".join(caption), " ".join(alternative), list(rows), wide, narrow, printed)
+    warning = report.context.get("judge_warning") if about == "models" else None
+    wide, narrow, printed = (_whole(draw(layout), data, warning, layout) for layout in (WIDE, NARROW, paper))
+    return Figure(name, title, " ".join(caption), " ".join(alternative), list(rows), wide, narrow, printed, about)
 
 
-def _whole(spec: Spec, rows: list[dict[str, Any]], report: Report, layout: Layout) -> Spec:
+def _whole(spec: Spec, rows: list[dict[str, Any]], warning: str | None, layout: Layout) -> Spec:
     whole: Spec = {"$schema": SCHEMA, "background": PAPER, "padding": layout.padding, "data": {"values": rows}}
-    warning = report.context.get("judge_warning")
     if warning:
         # drawn on the files, which travel alone (see render); the page warns once
         whole["usermeta"] = {"warning": warning, "width": layout.width}

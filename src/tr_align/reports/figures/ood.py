@@ -1,8 +1,8 @@
-"""How likely fixed texts become along training: the pairs', SFT's own, and replies to other prompts."""
+"""How likely fixed texts become along training: the pairs', SFT's own, replies to other prompts, foreign texts."""
 
 from __future__ import annotations
 
-from tr_align.reports.common import count_text, number, seeds_text
+from tr_align.reports.common import count_text, listed, number, seeds_text
 from tr_align.reports.figure import Figure
 from tr_align.reports.figures import words
 from tr_align.reports.figures.along import Measure, most_rows, panels
@@ -11,8 +11,22 @@ from tr_align.reports.figures.look import losses
 from tr_align.reports.results import CELL, Report
 from tr_align.reports.theme import Layout, Spec
 
-KINDS = {"chosen": "chosen", "rejected": "rejected", "sft": "SFT's samples", "mismatched": "mismatched"}
-COLUMNS = (*CELL, "beta", "seeds", "step", "kind", *with_ends("change"), *with_ends("per_token"), "n")
+KINDS = {
+    "chosen": "chosen",
+    "rejected": "rejected",
+    "sft": "SFT's samples",
+    "mismatched": "mismatched",
+    "foreign": "foreign",
+}
+MEASURES = ("change", "per_token", "change_per_reply", "per_reply")
+ABOUT = {
+    "chosen": "held-out chosen replies",
+    "rejected": "rejected ones",
+    "sft": "the SFT model's own samples",
+    "mismatched": "replies to other prompts (mismatched)",
+    "foreign": "texts of another kind (foreign)",
+}
+COLUMNS = (*CELL, "beta", "seeds", "step", "kind", *with_ends(*MEASURES), "n")
 
 
 def ood(report: Report) -> Figure | None:
@@ -34,12 +48,12 @@ def ood(report: Report) -> Figure | None:
     def draw(layout: Layout) -> Spec:
         return panels(rows, measures, layout)
 
+    named = listed([ABOUT[kind] for kind in kinds])
     seeds = sorted({seed for row in rows for seed in row["seeds"] or []})
     counts = [row["n"] for row in rows if row["n"] is not None]
     caption = [
         "What texts that stay the same have gained or lost since SFT in log-probability per token (nats), along the"
-        " optimizer steps: held-out chosen and rejected replies, the SFT model's own samples, and replies to other"
-        " prompts (mismatched). A fall of all four is probability that went to texts outside the data.",
+        f" optimizer steps: {named}. What all of them lose is probability that went to texts that are none of them.",
         f"{words.betas_by_loss(rows)}; {count_text(counts)} texts of each kind; {seeds_text({'seeds': seeds})};"
         f" bands: {words.intervals(report)}."
         if counts

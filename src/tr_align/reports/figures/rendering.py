@@ -24,6 +24,8 @@ RESOURCES = re.compile(rb"(?:^ +/[a-z]+\d+ \d+ 0 R\n)+", re.MULTILINE)
 """Lines of a PDF that name what a page uses."""
 CAPTION_WIDTH = 150
 """Letters in a line under the title."""
+TOPICS = {"models": "", "toy": "Toy MDP: "}
+"""What a title begins with where no section of the page says it."""
 WHOLE = ("$schema", "background", "padding", "data", "usermeta", "config")
 """What stays at the top of a spec that is put into another."""
 
@@ -72,7 +74,8 @@ def _sorted(pdf: bytes) -> bytes:
 def titled(figure: Figure) -> Spec:
     """The wide form with title, caption and warning: it can stand alone."""
     subtitle = textwrap.wrap(figure.caption, CAPTION_WIDTH)
-    return _headed(figure.wide, {"text": figure.title, "subtitle": subtitle, "fontSize": 17, "offset": 12})
+    title = f"{TOPICS[figure.about]}{figure.title}"
+    return _headed(figure.wide, {"text": title, "subtitle": subtitle, "fontSize": 17, "offset": 12})
 
 
 def warned(spec: Spec) -> Spec:

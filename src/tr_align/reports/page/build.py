@@ -16,7 +16,7 @@ from markupsafe import Markup
 from tr_align.reports import card, html, theme
 from tr_align.reports.common import share_with_interval
 from tr_align.reports.figure import Figure
-from tr_align.reports.page import answer, replies, tables, words
+from tr_align.reports.page import answer, fixed_texts, replies, tables, words
 from tr_align.reports.page.embed import figure_data, n_bytes, script_json
 from tr_align.reports.results import Report
 
@@ -65,11 +65,14 @@ def _values(report: Report, figures: Sequence[Figure], too_large: Sequence[str])
         "answers": answer.answers(report),
         "cautions": answer.problems_of_trust(report),
         "problems": report.problems,
-        "figures": figures,
+        "figures": [figure for figure in figures if figure.about == "models"],
+        "toy_figures": [figure for figure in figures if figure.about == "toy"],
+        "world": report.toy and report.toy["world"],
         "too_large": too_large,
         "claims": tables.claims(report),
         "results": tables.results(report),
         "peaks": tables.peaks(report),
+        "likelihoods": fixed_texts.likelihoods(report),
         "accuracy": tables.accuracy(report),
         "bias": tables.bias(report),
         "card": Markup(card.section(calibration)) if calibration else None,

@@ -1,8 +1,9 @@
-"""Data inside the page: JSON that cannot end its script element, and each figure's rows stored once."""
+"""Data inside the page: JSON that cannot end its script element, and a figure's rows and repeated parts stored once."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,10 @@ from tr_align.reports.figure import Figure
 from tr_align.reports.results import Row
 
 ROWS = "$rows"
-"""A spec's `data` is `{"$rows": n}` where it was `{"values": [...]}`; page.js puts the rows back."""
+"""A spec's `data` is `{"$rows": n}` where it was `{"values": [...]}`; figures.js puts the rows back."""
+PART = "$part"
+"""`{"$part": n}` stands for a part of a spec that is there more than once, and longer than `PART_LETTERS` as JSON."""
+PART_LETTERS = 40
 
 
 def script_json(value: Any) -> str:
@@ -51,17 +55,66 @@ class Pool:
         return {key: self.without_rows(value) for key, value in spec.items()}
 
 
+class Parts:
+    """What specs repeat, each kept once: the panels of a figure differ in little, and so do its three sizes."""
+
+    def __init__(self, specs: Sequence[Any]) -> None:
+        self.parts: list[Any] = []
+        self._places: dict[str, int] = {}
+        self._seen: Counter[str] = Counter()
+        for spec in specs:
+            self._count(spec)
+
+    def _count(self, part: Any) -> None:
+        if not isinstance(part, Mapping | list):
+            return
+        key = _key(part)
+        if len(key) > PART_LETTERS:
+            self._seen[key] += 1
+            if self._seen[key] > 1:
+                return  # what is in it goes wherever it goes
+        for item in part.values() if isinstance(part, Mapping) else part:
+            self._count(item)
+
+    def shortened(self, part: Any) -> Any:
+        """With everything that is there more than once replaced by its place among the parts."""
+        if not isinstance(part, Mapping | list):
+            return part
+        key = _key(part)
+        if self._seen[key] < 2:
+            return self._inside(part)
+        if key not in self._places:
+            kept = self._inside(part)
+            self._places[key] = len(self.parts)
+            self.parts.append(kept)
+        return {PART: self._places[key]}
+
+    def _inside(self, part: Any) -> Any:
+        if isinstance(part, list):
+            return [self.shortened(item) for item in part]
+        return {key: self.shortened(value) for key, value in part.items()}
+
+
 def figure_data(figure: Figure) -> dict[str, Any]:
-    """What the browser needs to draw a figure and to offer its files: specs without rows, and the tables of rows."""
+    """What the browser needs to draw a figure and to offer its files: specs, their common parts, and their rows."""
     pool = Pool()
+    csv = pool.add([dict(row) for row in figure.rows])
+    specs = [pool.without_rows(spec) for spec in (figure.wide, figure.narrow, figure.print)]
+    parts = Parts(specs)
+    wide, narrow, printed = (parts.shortened(spec) for spec in specs)
     return {
         "name": figure.name,
-        "csv": pool.add([dict(row) for row in figure.rows]),
-        "wide": pool.without_rows(figure.wide),
-        "narrow": pool.without_rows(figure.narrow),
-        "print": pool.without_rows(figure.print),
+        "csv": csv,
+        "wide": wide,
+        "narrow": narrow,
+        "print": printed,
+        "parts": parts.parts,
         "tables": pool.tables,
     }
+
+
+def _key(part: Any) -> str:
+    return json.dumps(part, ensure_ascii=False, separators=(",", ":"))
 
 
 def _is_table(values: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -29,8 +30,41 @@ KINDS = {
         "Share of prompts won minus share lost, of the trained models.",
     ),
     "reach": ("Moves further from SFT", "KL of the trained model minus that of its base."),
+    "ood": (
+        "Less probability outside the data",
+        "Log-probability per token of replies to other prompts and of foreign texts, minus its base’s, at the largest "
+        "KL that both reached. Below zero is less probability, which is what the claim says.",
+    ),
+    "recovery": (
+        "Chosen replies fall, then recover",
+        "Log-probability per token of held-out chosen replies: what it rises by from its lowest point before the end "
+        "to the end of training. The claim needs the fall below SFT as well; p is the larger of both.",
+    ),
+    "toy_ood": (
+        "Toy MDP: less probability outside the data",
+        "Probability on trajectories in no data, minus its base’s, at the largest KL that both reached. Below zero is "
+        "less, which is what the claim says.",
+    ),
+    "toy_reward": (
+        "Toy MDP: more true reward at the same KL",
+        "Expected true reward minus its base’s, at the largest KL that both reached.",
+    ),
+    "toy_recovery": (
+        "Toy MDP: chosen trajectories fall, then recover",
+        "Mean log-probability of chosen trajectories: what it rises by from its lowest point before the end to the end "
+        "of training. The claim needs the fall before it as well; p is the larger of both.",
+    ),
+    "toy_gradient": (
+        "Toy MDP: an update brings the gradient back",
+        "What an update of the reference does to the norm of the loss’s gradient, the mean over a training’s updates.",
+    ),
+    "toy_curvature": (
+        "Toy MDP: an update brings the curvature back",
+        "What an update of the reference does to the loss’s curvature along the direction in which the margin grows "
+        "fastest, the mean over a training’s updates.",
+    ),
 }
-"""By kind of claim, its heading and what its effect is."""
+"""By kind of claim, its heading and what its effect is; a kind that is not here is shown by its name."""
 
 NUMBERS = {
     "kl": ("KL", "nats"),
@@ -79,9 +113,10 @@ def _rests(claim: Row) -> list[str]:
     """Where a claim was tested and on how much; why not, where it was not."""
     if claim["effect"] is None:
         return [str(claim["evidence"])]
-    at = f"at {words.plain(claim['kl'], 1)} nats" if claim["kl"] is not None else ""
+    at = f"at {words.plain(claim['kl'], 1)} nats" if claim.get("kl") is not None else ""
     beta = f"β = {claim['beta']:g}" if claim.get("beta") is not None else ""
-    return [at, beta, words.sample(dict(claim)), words.p_value(claim.get("p_holm"))]
+    detail = re.sub(r"-(?=\d)", "−", claim.get("detail") or "")
+    return [detail, at, beta, words.sample(dict(claim)), words.p_value(claim.get("p_holm"))]
 
 
 def _paper(paper: Mapping[str, Any] | None) -> dict[str, str] | None:

@@ -25,8 +25,9 @@ def chip(verdict: str | None) -> tuple[str, str, str]:
 
 
 def places(*values: float | None) -> int:
-    """Decimals that suit the largest of the values: one from ten on, two below."""
-    return 1 if max((abs(value) for value in values if value is not None), default=0) >= 10 else 2
+    """Decimals that suit the largest of the values: one from ten on, two below, three below a tenth."""
+    largest = max((abs(value) for value in values if value is not None), default=0)
+    return 1 if largest >= 10 else 3 if 0 < largest < 0.1 else 2
 
 
 def plain(value: float | None, decimals: int) -> str:
@@ -58,8 +59,8 @@ def p_value(value: float | None) -> str:
 
 
 def counted(count: int | str | None, one: str, many: str | None = None) -> str:
-    """`1 seed`, `2 seeds`; nothing where it is not known."""
-    if count is None:
+    """`1 seed`, `2 seeds`; nothing where there are none or it is not known."""
+    if not count:
         return ""
     return f"{count} {one if str(count) == '1' else many or one + 's'}"
 

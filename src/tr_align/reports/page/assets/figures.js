@@ -18,19 +18,20 @@ function rowsOf(table) {
   return rows;
 }
 
-// A copy of the spec with its rows put back and, for a dark page, every colour replaced by its dark twin.
-function completed(part, tables, colours) {
-  if (Array.isArray(part)) return part.map((item) => completed(item, tables, colours));
+// A copy of the spec with its rows and common parts put back and, for a dark page, every colour replaced by its dark twin.
+function completed(part, figure, colours) {
+  if (Array.isArray(part)) return part.map((item) => completed(item, figure, colours));
   if (typeof part === 'string') {
     // expressions name colours too
     return colours[part] ?? part.replace(/#[0-9a-f]{6}\b/gi, (colour) => colours[colour.toLowerCase()] ?? colour);
   }
   if (part === null || typeof part !== 'object') return part;
+  if ('$part' in part) return completed(figure.parts[part.$part], figure, colours);
   const copy = {};
   for (const [key, value] of Object.entries(part)) {
     // a name of a field or a value of data is no colour, whatever it spells
-    if (key === '$rows') copy.values = rowsOf(tables[value]);
-    else copy[key] = key === 'field' ? value : completed(value, tables, colours);
+    if (key === '$rows') copy.values = rowsOf(figure.tables[value]);
+    else copy[key] = key === 'field' ? value : completed(value, figure, colours);
   }
   return copy;
 }
@@ -55,7 +56,7 @@ const OPTIONS = {
 async function draw(figure) {
   const place = find(`[data-figure="${figure.name}"]`);
   const spec = completed(
-    narrowScreen.matches ? figure.narrow : figure.wide, figure.tables, isDark() ? FIGURES.dark : {});
+    narrowScreen.matches ? figure.narrow : figure.wide, figure, isDark() ? FIGURES.dark : {});
   // the page's own colour stands behind it, on paper too
   spec.background = 'transparent';
   try {
@@ -82,7 +83,7 @@ async function drawAll() {
 
 // Files are always in the light colours, for they end up on white paper.
 async function rendered(figure, kind) {
-  const spec = completed(kind === 'print' ? figure.print : figure.wide, figure.tables, {});
+  const spec = completed(kind === 'print' ? figure.print : figure.wide, figure, {});
   const {view, finalize} = await vegaEmbed(element('div'), spec, OPTIONS);
   try {
     if (kind === 'png') {

@@ -1,0 +1,1 @@
+"""A world small enough that everything is computed and nothing sampled: what alignment does to probability."""
