@@ -340,7 +340,8 @@ def _toy_flatness(method: str) -> list[dict[str, Any]]:
             since = step if not moves else 0 if moment == "after" or step == 0 else (step - 1) % TOY_EVERY + 1
             left = math.exp(-since / (3 if moves else 9))
             row = _toy_cell(method) | {"step": step, "moment": moment} | around("loss_value", 0.69 * left, 0.02)
-            rows.append(row | around("gradient", 0.5 * left, 0.03) | around("curvature", 0.25 * left, 0.02))
+            row |= around("gradient", 0.5 * left, 0.03) | around("gauss_newton", 0.2 * left, 0.01)
+            rows.append(row | around("curvature", 0.25 * left, 0.02))
     return rows
 
 

@@ -51,7 +51,13 @@ def record(loss: Loss, **shapes: Sequence[Shape]) -> Record:
     values = torch.ones(4, 3, SEEDS, dtype=torch.float64)
     for place, of in enumerate(jumps):
         values[2, place] = of(1.0) + 0.01 * noise(place)
-    return Record(cells_of(SETTINGS, loss), quantities, moved, points, {"gradient": values, "curvature": values})
+    return Record(
+        cells_of(SETTINGS, loss),
+        quantities,
+        moved,
+        points,
+        {"gradient": values, "curvature": values, "gauss_newton": values.sqrt()},
+    )
 
 
 def found(kind: str, *records: Record) -> list[dict[str, Any]]:
@@ -124,6 +130,8 @@ def test_what_an_update_does_to_gradient_and_curvature() -> None:
         assert [soft["verdict"], hard["verdict"]] == ["supported", "contradicted"]
         assert soft["effect"] == pytest.approx(size, rel=0.01) and hard["effect"] == pytest.approx(-size, rel=0.05)
     assert "changes by a factor of 4.00 at an update" in found("toy_gradient", one)[0]["evidence"]
+    assert found("toy_curvature", one)[0]["detail"].startswith("its Gauss-Newton part by +66.667 [+66.")
+    assert "detail" not in found("toy_gradient", one)[0]
 
 
 def test_steps_at_which_only_another_reference_moved_do_not_count() -> None:

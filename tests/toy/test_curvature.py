@@ -58,6 +58,11 @@ def test_against_the_whole_hessian(loss: Loss) -> None:
         assert float(found["gradient"][place]) == pytest.approx(float(jacobian(value, vector).norm()), rel=1e-10)
         curvature = float(found["curvature"][place])
         assert curvature == pytest.approx(float(way @ hessian(value, vector) @ way), rel=1e-8)
+
+        logps = trajectory_logps(back(vector), DEPTH)
+        pushed = jacobian(lambda at, back=back: trajectory_logps(back(at), DEPTH), vector) @ way
+        inner = hessian(lambda at, place=place: of_run(at, reference[place], CHOSEN[place], REJECTED[place]), logps)
+        assert float(found["gauss_newton"][place]) == pytest.approx(float(pushed @ inner @ pushed), rel=1e-8)
         if loss == "kto":
             continue  # its reference point is held fixed in derivatives, but moves in a difference of values
         step = 1e-4
@@ -79,5 +84,7 @@ def test_the_closed_form_where_policy_and_reference_are_one() -> None:
         way = slopes.mean(0) / slopes.mean(0).norm()
         assert float(found["loss_value"][place]) == pytest.approx(float(torch.tensor(2.0).log()), rel=1e-6)
         assert float(found["gradient"][place]) == pytest.approx(BETA / 2 * float(slopes.mean(0).norm()), rel=1e-10)
-        expected = BETA**2 / 4 * (slopes @ way).square().mean() - BETA / 2 * way @ bend @ way
+        own = BETA**2 / 4 * (slopes @ way).square().mean()
+        expected = own - BETA / 2 * way @ bend @ way
         assert float(found["curvature"][place]) == pytest.approx(float(expected), rel=1e-8)
+        assert float(found["gauss_newton"][place]) == pytest.approx(float(own), rel=1e-8)

@@ -85,7 +85,8 @@ class Report:
     `kl`, `chosen_logp`, and at `matched_kl`, the largest KL it and its base reached, `ood_difference` (percentage
     points) and `reward_difference`.
     `curvature`: a row a main cell, step and `moment` ("before" or "after" an update): CELL, `n`, `loss_value`,
-    `gradient` (norm), `curvature` (of the loss along the direction in which the margin grows fastest).
+    `gradient` (norm), `curvature` (of the loss along the direction in which the margin grows fastest) and
+    `gauss_newton`, the part of it that the loss's own bend makes.
     `claims`: those rows of :attr:`claims` that are about it."""
 
     prompts: Sequence[Row]

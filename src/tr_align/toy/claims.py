@@ -31,7 +31,7 @@ UNITS = {
     "toy_reward": "standard deviations of the reward",
     "toy_recovery": "nats",
     "toy_gradient": "doublings of the gradient's norm",
-    "toy_curvature": "%, half the sum of both being 100",
+    "toy_curvature": "% of the mean of before and after",
 }
 SUPPORTED_BY = {kind: 1 for kind in CLAIMS} | {"toy_ood": -1}
 """The sign of an effect that supports the claim."""
@@ -181,30 +181,43 @@ def _jumps(name: str) -> Callable[[Record, int], Finding]:
     """What an update does to a quantity of the loss, over all updates of a training."""
 
     def find(record: Record, place: int) -> Finding:
-        values = record.curvature[name][:, place].numpy()
+        values, gauss_newton = (record.curvature[key][:, place].numpy() for key in (name, "gauss_newton"))
+        detail = None
         afters = [
             index
             for index, (step, moment) in enumerate(record.points)
             if moment == "after" and record.moved[step, place].max() > 0
         ]
-        before, after = values[[index - 1 for index in afters]], values[afters]
+        befores = [index - 1 for index in afters]
+        before, after = values[befores], values[afters]
         if name == "gradient":
             effect = estimate(np.log2(after / before).mean(0))
             change = f"the gradient's norm changes by a factor of {number(2**effect.value, 2)} at an update"
             change += f" ({_said(effect)} doublings)"
         else:
-            # It may be negative, or near zero in one world of twenty: a plain quotient would be that world's.
-            effect = estimate(100 * (2 * (after - before) / (abs(after) + abs(before))).mean(0))
+            effect = estimate(_relative(before, after))
+            own = estimate(_relative(gauss_newton[befores], gauss_newton[afters]))
             change = f"the curvature changes by {_said(effect)} % of the mean of before and after at an update"
+            detail = f"its Gauss-Newton part by {_said(own)} %"
+            change += f", {detail}"
         ends = [record.curvature[name][:, cell].mean(1) for cell in (0, place)]
         base_end, own_end = (float(100 * end[-1] / end[0]) for end in ends)
         said = (
             f"{change} (mean of {len(afters)}); at the end of the training it is {_percent(own_end)} of its start, "
             f"the base's {_percent(base_end)}"
         )
-        return Finding(effect, said)
+        return Finding(effect, said, detail=detail)
 
     return find
+
+
+def _relative(before: Array, after: Array) -> Array:
+    """Changes in per cent of the mean of the two sizes, the mean over updates, shape (seeds,).
+
+    A curvature may be negative, or near zero in one world of twenty: a plain quotient would be that world's.
+    """
+    result: Array = 100 * (2 * (after - before) / (abs(after) + abs(before))).mean(0)
+    return result
 
 
 FINDERS: Mapping[str, Callable[[Record, int], Finding]] = {

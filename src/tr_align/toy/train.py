@@ -71,7 +71,7 @@ class Record:
     points: list[tuple[int, str]]
     """Where the curvature was looked at: the step, and "before" or "after" its update."""
     curvature: dict[str, Tensor]
-    """`loss_value`, `gradient` and `curvature` there, shape (points, MAIN or fewer, S)."""
+    """`loss_value`, `gradient`, `curvature` and `gauss_newton` there, shape (points, MAIN or fewer, S)."""
 
 
 def run_loss(loss: Loss, beta: float, pairs: int) -> curvature.Loss:

@@ -29,6 +29,7 @@ FLATNESS = (
     Quantity("loss_value", "loss", 3, "loss"),
     Quantity("gradient", "gradient", 3, "norm of the gradient"),
     Quantity("curvature", "curvature", 3, "curvature"),
+    Quantity("gauss_newton", "Gauss–Newton", 3, "Gauss–Newton part of the curvature"),
 )
 MOMENTS = ("before", "after")
 
@@ -63,8 +64,9 @@ def toy_curvature(report: Report) -> Figure | None:
     rows.sort(key=lambda row: (rank(row["loss"], row["update"]), row["step"], MOMENTS.index(row["moment"])))
     caption = [
         "Loss, norm of its gradient, and its curvature along the direction in which the mean margin grows fastest (an"
-        " exact Hessian–vector product). An upright stroke is an update of the reference: the policy stays, the loss"
-        " changes under it. Each loss has scales of its own.",
+        " exact Hessian–vector product), with the part of it that the loss's own bend makes (Gauss–Newton). An upright"
+        " stroke is an update of the reference: the policy stays, the loss changes under it. Each loss has scales of"
+        " its own.",
     ]
     jumps = [text for quantity in FLATNESS if (text := _last_jump(rows, quantity))]
     title = "What an update does to a flat loss"
