@@ -30,11 +30,11 @@ def project(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_preset_is_planned_as_a_whole(capsys: pytest.CaptureFixture[str]) -> None:
     run("--preset", "smoke", "--gpu-hour-usd", "3", "--mfu", "0.5", "--gpu", "a100-40gb")
     out = capsys.readouterr().out
-    assert out.startswith("random:two-layer: ") and "19 of 19 cells to run" in out
+    assert out.startswith("random:two-layer: ") and "20 of 20 cells to run" in out
     assert "50% of the a100-40gb's peak" in out and "at $3.00 an hour" in out
     run("--params", "presets/smoke.yaml", "--json")
     read = json.loads(capsys.readouterr().out)
-    assert read["params"] == "presets/smoke.yaml" and len(read["cells"]) == read["of"] == 19
+    assert read["params"] == "presets/smoke.yaml" and len(read["cells"]) == read["of"] == 20
 
 
 def test_of_params_yaml_only_what_dvc_would_run(
@@ -53,7 +53,7 @@ def test_of_params_yaml_only_what_dvc_would_run(
     assert read["cells"] == ["align@dpo", "generate@dpo"] and set(read["work"]) == set(read["cells"])
     assert read["lengths"] == {"prompt": 30.0, "reply": 15.0, "sampled": 6.0, "measured": True}
     run("--json", "--all")
-    assert len(json.loads(capsys.readouterr().out)["cells"]) == 19
+    assert len(json.loads(capsys.readouterr().out)["cells"]) == 20
     # Data that has to be prepared again is of other lengths.
     monkeypatch.setattr(cells, "pending", lambda: ["prepare"])
     run("--json")

@@ -68,7 +68,7 @@ def test_a_preset_is_copied_and_back(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_settings_that_are_nowhere_else_are_not_overwritten() -> None:
-    text = change("alpha: 0.6", "alpha: 0.7")
+    text = change("\n  alpha: 0.6", "\n  alpha: 0.7")
     with pytest.raises(UserError, match=r"in no preset and not in git \(ref_update\.alpha\); commit it.*--force"):
         run("smoke")
     assert Path("params.yaml").read_text() == text
