@@ -207,7 +207,7 @@ def test_a_soak_in_all_faults_gives_what_a_quiet_run_gives(stub: Stub, tmp_path:
     asked, chaos = len(questions(stub)), Chaos(mixed, ODDS, seed)
     assert asked == 343
     with Stub(chaos, supports=PLAIN, latency=0.005) as wild:
-        ratings = make(wild, tmp_path / "wild", timeout_seconds=0.6).rate(replies(SOAK))
+        ratings = make(wild, tmp_path / "wild", timeout_seconds=1.0).rate(replies(SOAK))
         assert wild.in_flight == 0 and 2 <= wild.most_in_flight <= 16  # on a busy machine not many
         same = ("key", "kind", "id", "asked", "model", "prompt_tokens", "completion_tokens", "finish", "text", "error")
 
@@ -215,8 +215,9 @@ def test_a_soak_in_all_faults_gives_what_a_quiet_run_gives(stub: Stub, tmp_path:
             return [(r.id, r.axes, [[row[name] for name in same] for row in r.raw["answers"]]) for r in ratings]
 
         assert told(ratings) == told(quiet)
-        # Every answer the server gave is a row, and no row is without one, but for the trial and the 6 refusals.
-        assert wild.answered == len(rows(tmp_path / "wild")) - 6 + 1 == asked - 6 + 1
+        # Every answer the server gave is a row, and no row is without one, but for the trial and the 6 refusals; on a
+        # busy machine an answer may come after the time allowed, and is asked for again.
+        assert len(rows(tmp_path / "wild")) == asked and 0 <= wild.answered - (asked - 6 + 1) <= 9
         assert len(questions(wild)) - asked >= sum(chaos.drawn.values()) - 12 > 100
         assert all(chaos.drawn[kind] for kind in range(len(ODDS)))
         # And again: nothing at all.

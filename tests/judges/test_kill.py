@@ -111,8 +111,9 @@ def test_a_killed_run_loses_no_answer_and_asks_again_only_what_was_under_way(stu
         # Whatever was kept is as it was, nothing of it was asked again, and all but what was under way is kept.
         assert kept.items() <= found.items() and had <= found.keys()
         assert 0 <= asked.total() - (len(found) - len(kept)) <= AT_ONCE
-        kept = found
-        assert {row["key"]: row for row in rows(tmp_path)} == kept
+        # An answer that was being written when the process stopped may be there, whole, or not.
+        kept = {row["key"]: row for row in rows(tmp_path)}
+        assert found.items() <= kept.items() and len(kept) <= len(found) + 1
     assert len(kept) < COUNT
     ratings = output(start(stub, tmp_path, COUNT, AT_ONCE))
     quiet = make(stub, tmp_path / "quiet")
