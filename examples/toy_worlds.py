@@ -13,9 +13,7 @@ from typing import Any
 from tr_align.errors import UserError
 from tr_align.settings import Beta, RefUpdate, ToyGrid, ToyMdp
 from tr_align.toy.claims import claims
-from tr_align.toy.policy import new_policy, pretrain
-from tr_align.toy.train import MAIN, cells_of, train
-from tr_align.toy.world import make_worlds
+from tr_align.toy.train import train_all
 
 
 def every_loss(beta: float) -> Beta:
@@ -36,18 +34,6 @@ WORLDS: dict[str, dict[str, Any]] = {
     "updates every 16": {"ref_update": RefUpdate(alpha=0.6, every=16, tau=16)},
     "depth 6": {"depth": 6, "demonstrations": 243, "pairs": 60},
 }
-LOSSES = ("dpo", "ipo", "kto")
-
-
-def verdicts(settings: ToyMdp) -> list[dict[str, Any]]:
-    """The claims about the six main trust-region cells in a world of these settings."""
-    worlds = make_worlds(settings)
-    new = new_policy(settings.hidden, settings.seeds, settings.seed)
-    known = worlds.mask(worlds.demonstrations)
-    start = pretrain(new, known, settings.depth, settings.pretrain_steps, settings.pretrain_learning_rate)
-    return claims(
-        settings, {loss: train(settings, loss, cells_of(settings, loss)[:MAIN], start, worlds) for loss in LOSSES}
-    )
 
 
 def main(names: Sequence[str]) -> None:
@@ -58,7 +44,7 @@ def main(names: Sequence[str]) -> None:
         settings = ToyMdp(**({"grid": ToyGrid(alpha=[0.6], every=[64], tau=[64])} | WORLDS[name]))
         print(f"\n{name}")
         try:
-            rows = verdicts(settings)
+            rows = claims(settings, train_all(settings, main_only=True))
         except UserError as error:
             print(f"  {error}")
             continue

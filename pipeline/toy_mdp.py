@@ -11,21 +11,15 @@ from safetensors.torch import save_file  # noqa: E402
 from tr_align.config import load_params  # noqa: E402
 from tr_align.progress import run_stage  # noqa: E402
 from tr_align.scratch import write_atomically  # noqa: E402
-from tr_align.toy.policy import new_policy, pretrain  # noqa: E402
 from tr_align.toy.summary import summary, to_text  # noqa: E402
-from tr_align.toy.train import cells_of, train  # noqa: E402
-from tr_align.toy.world import make_worlds  # noqa: E402
+from tr_align.toy.train import train_all  # noqa: E402
 
 RAW, REPORT = Path("toy_mdp/steps.safetensors"), Path("reports/toy_mdp.json")
 
 
 def main() -> None:
     settings = load_params().toy_mdp
-    worlds = make_worlds(settings)
-    new = new_policy(settings.hidden, settings.seeds, settings.seed)
-    known = worlds.mask(worlds.demonstrations)
-    start = pretrain(new, known, settings.depth, settings.pretrain_steps, settings.pretrain_learning_rate)
-    records = {loss: train(settings, loss, cells_of(settings, loss), start, worlds) for loss in ("dpo", "ipo", "kto")}
+    records = train_all(settings)
     for folder in (RAW.parent, REPORT.parent):
         folder.mkdir(exist_ok=True)
     kept = {f"{loss}/{name}": t.float() for loss, one in records.items() for name, t in one.quantities.items()}

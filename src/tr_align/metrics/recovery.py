@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
+from tr_align.metrics.seeds import Estimate
 from tr_align.stats import Array
+
+
+def recovers(low: Estimate, rise: Estimate) -> tuple[float, str]:
+    """Whether something lies below its start at its lowest, and rises from there: an intersection-union test.
+
+    Both have to show, so the larger p counts. It is contradicted if it is above its start even at its lowest, or falls
+    from there: two ways to be wrong, so that the smaller p of these counts twice.
+    Args: the changes from the start to the lowest point, and from there to the end.
+    Returns: the p-value, and what it says where it is small enough: "supported", "contradicted" or "inconclusive".
+    """
+    against = [one.p for one, contrary in ((low, low.value >= 0), (rise, rise.value <= 0)) if contrary]
+    if against:
+        says = "contradicted" if low.ci[0] > 0 or rise.ci[1] < 0 else "inconclusive"
+        return min(1.0, 2 * min(against)), says
+    return max(low.p, rise.p), "supported" if low.ci[1] < 0 and rise.ci[0] > 0 else "inconclusive"
 
 
 def low_and_rise(changes: Array) -> tuple[Array, Array, list[int]]:

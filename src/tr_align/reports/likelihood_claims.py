@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from tr_align.metrics.frontier import difference
-from tr_align.metrics.recovery import low_and_rise
+from tr_align.metrics.recovery import low_and_rise, recovers
 from tr_align.metrics.seeds import Estimate, mean_over_seeds
 from tr_align.reports.claims import Finding
 from tr_align.reports.common import listed, number, signed_with_interval
@@ -112,25 +112,14 @@ class Course:
 
 
 def _recovery(study: Study, cell: str, base: str, resamples: int, seed: int) -> Finding:
-    """Chosen replies fall below SFT and then rise: an intersection-union test, whose p is the larger of the two.
-
-    It is contradicted if they are above SFT even at the lowest point, or are lower at the end than at any point before:
-    two ways to be wrong, so that the smaller p of these counts twice.
-    """
+    """Chosen replies fall below SFT and then rise."""
     shared = study.betas(cell, base)
     beta = study.compared_beta(cell, base) if shared else study.main_beta(cell)
     try:
         own = _course(study, cell, beta, resamples, seed)
     except ValueError as error:
         return Finding("recovery", cell, base, str(error))
-    low, rise = own.low, own.rise
-    against = [one.p for one, contrary in ((low, low.value >= 0), (rise, rise.value <= 0)) if contrary]
-    if against:
-        p = min(1.0, 2 * min(against))
-        says = "contradicted" if low.ci[0] > 0 or rise.ci[1] < 0 else "inconclusive"
-    else:
-        p = max(low.p, rise.p)
-        says = "supported" if low.ci[1] < 0 and rise.ci[0] > 0 else "inconclusive"
+    p, says = recovers(own.low, own.rise)
     detail = f"since SFT {own.text}"
     try:
         theirs = _course(study, base, beta, resamples, seed).text
@@ -139,7 +128,7 @@ def _recovery(study: Study, cell: str, base: str, resamples: int, seed: int) -> 
     detail += f"; {study.cells[base]['name']} {theirs}"
     evidence = f"log-probability of chosen replies in nats per token, {detail}"
     more = {"detail": detail}
-    return Finding("recovery", cell, base, evidence, rise, p, says, own.n_prompts, own.seeds, beta, None, more)
+    return Finding("recovery", cell, base, evidence, own.rise, p, says, own.n_prompts, own.seeds, beta, None, more)
 
 
 def _course(study: Study, cell: str, beta: float, resamples: int, seed: int) -> Course:

@@ -77,13 +77,13 @@ def study(runs: Sequence[Run]) -> Study:
                 values.append(_update(run.params, method))
     for method in ["sft", *in_order(name for name in settings if name != "sft")]:
         for update in sorted(settings.get(method, []), key=lambda row: tuple(value or 0 for value in row)):
-            cell = _cell(method, update, several=len(settings[method]) > 1)
+            cell = cell_columns(method, update, several=len(settings[method]) > 1)
             result.cells[cell["cell"]] = cell
     for run in runs:
         result.problems += run.problems if len(runs) == 1 else [f"{run.name}: {text}" for text in run.problems]
         for method, trained in run.models.items():
             several = len(settings[method]) > 1
-            name = _cell(method, _update(run.params, method), several)["cell"]
+            name = cell_columns(method, _update(run.params, method), several)["cell"]
             result.cell_of[run.name, method] = name
             beta = None if method == "sft" else getattr(run.params.beta, METHODS[method].loss)
             result.trained.setdefault((name, beta), {}).setdefault(run.params.seed, trained)
@@ -98,7 +98,8 @@ def _update(params: Params, method: str) -> tuple[Any, ...]:
     return (None, None, params.ref_update.tau) if kind == "hard" else (None, None, None)
 
 
-def _cell(method: str, values: tuple[Any, ...], several: bool) -> Row:
+def cell_columns(method: str, values: tuple[Any, ...], several: bool) -> Row:
+    """The columns `results.CELL`. Args: `values`, alpha, every and tau; several: whether the name has to tell them."""
     alpha, every, tau = values
     name, identifier = label(method), method
     if several and alpha is not None:

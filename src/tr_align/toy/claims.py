@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tr_align.config import METHODS
+from tr_align.metrics.recovery import recovers
 from tr_align.metrics.seeds import Estimate
+from tr_align.reports.claims import SIGNIFICANT
 from tr_align.reports.common import label, number, p_text, signed_with_interval
+from tr_align.reports.study import cell_columns
 from tr_align.settings import ToyMdp
 from tr_align.stats import Array, holm
 from tr_align.toy.statistics import estimate, matched, recovery, rounded
 from tr_align.toy.train import Record
 
 Row = dict[str, Any]
-SIGNIFICANT = 0.05
 
 CLAIMS = {
     "toy_ood": "toy world: {method} puts less probability on trajectories outside the data than {base} at the same KL",
@@ -69,10 +71,8 @@ class Finding:
     effect: Estimate
     said: str
     kl: float | None = None
-    p: float = field(default=float("nan"))
-    """Of the verdict, where it is not that of the effect alone."""
-    sign: int | None = None
-    """+1 supports, -1 contradicts, where it is not that of the effect alone."""
+    verdict: tuple[float, str] | None = None
+    """Its p-value and what it says if that is small enough, where they are not those of the effect alone."""
     detail: str | None = None
     """What a reader needs beside the effect, where that is only a part of what was tested."""
 
@@ -85,53 +85,50 @@ def claims(settings: ToyMdp, records: Mapping[str, Record]) -> list[Row]:
     rows = []
     for kind, find in FINDERS.items():
         found = [(record, place, find(record, place)) for record in records.values() for place in (1, 2)]
-        raw = [finding.effect.p if np.isnan(finding.p) else finding.p for _, _, finding in found]
-        for (record, place, finding), p, corrected in zip(found, raw, holm(raw), strict=True):
-            rows.append(_row(kind, settings, record, place, finding, p, corrected))
+        verdicts = [finding.verdict or _of_effect(kind, finding.effect) for _, _, finding in found]
+        corrected = holm([p for p, _ in verdicts])
+        for (record, place, finding), (p, says), p_holm in zip(found, verdicts, corrected, strict=True):
+            verdict = says if p_holm < SIGNIFICANT else "inconclusive"
+            rows.append(_row(kind, settings, record, place, finding, p, p_holm, verdict))
     return rows
 
 
-def _row(kind: str, settings: ToyMdp, record: Record, place: int, finding: Finding, p: float, p_holm: float) -> Row:
+def _of_effect(kind: str, effect: Estimate) -> tuple[float, str]:
+    sign = SUPPORTED_BY[kind] * (int(effect.ci[0] > 0) - int(effect.ci[1] < 0))
+    return effect.p, {1: "supported", -1: "contradicted", 0: "inconclusive"}[sign]
+
+
+def _row(
+    kind: str,
+    settings: ToyMdp,
+    record: Record,
+    place: int,
+    finding: Finding,
+    p: float,
+    p_holm: float,
+    verdict: str,
+) -> Row:
     cell, base = record.cells[place], label(record.cells[0].method)
-    spec, (low, high) = METHODS[cell.method], finding.effect.ci
-    sign = finding.sign
-    if sign is None:
-        sign = SUPPORTED_BY[kind] * (int(low > 0) - int(high < 0))
-    verdict = "inconclusive"
-    if p_holm < SIGNIFICANT and sign:
-        verdict = "supported" if sign > 0 else "contradicted"
     return {
         "id": f"{kind}/{cell.method}",
         "kind": kind,
-        "cell": cell.method,
-        "name": label(cell.method),
-        "method": cell.method,
-        "loss": spec.loss,
-        "update": spec.update,
-        "alpha": cell.alpha,
-        "every": cell.every,
-        "tau": cell.tau,
+        **cell_columns(cell.method, (cell.alpha, cell.every, cell.tau), several=False),
         "base": base,
         "claim": CLAIMS[kind].format(method=label(cell.method), base=base),
         "verdict": verdict,
         "effect": rounded(finding.effect.value),
         "unit": UNITS[kind],
-        "ci": [rounded(low), rounded(high)],
+        "ci": [rounded(end) for end in finding.effect.ci],
         "p": rounded(p),
         "p_holm": rounded(p_holm),
         "kl": None if finding.kl is None else rounded(finding.kl),
-        "beta": getattr(settings.beta, spec.loss),
+        "beta": getattr(settings.beta, METHODS[cell.method].loss),
         "n_prompts": 0,
         "seeds": list(range(settings.seeds)),
         **({"detail": finding.detail} if finding.detail else {}),
         "evidence": f"{finding.said} ({settings.seeds} worlds); Holm-corrected p {p_text(p_holm)}",
         "paper": {"value": None, "unit": None} | PAPER[kind],
     }
-
-
-def _series(record: Record, name: str, place: int) -> Array:
-    result: Array = record.quantities[name][:, place].numpy()
-    return result
 
 
 def _said(found: Estimate, scale: float = 1.0) -> str:
@@ -145,7 +142,7 @@ def _percent(value: float) -> str:
 def _at_equal_kl(quantity: str, scale: float, what: str) -> Callable[[Record, int], Finding]:
     def find(record: Record, place: int) -> Finding:
         (ours, kl), (theirs, base_kl) = (
-            (_series(record, quantity, cell), _series(record, "kl", cell)) for cell in (place, 0)
+            (record.along(quantity, cell), record.along("kl", cell)) for cell in (place, 0)
         )
         one = matched(ours, kl, theirs, base_kl)
         effect = estimate(scale * one.difference)
@@ -162,19 +159,14 @@ def _at_equal_kl(quantity: str, scale: float, what: str) -> Callable[[Record, in
 
 
 def _recovers(record: Record, place: int) -> Finding:
-    """Both a fall and a rise have to be there: the larger p counts (an intersection-union test). Either one the other
-    way round contradicts; of these the smaller p counts, doubled for being two."""
-    ours, base = (recovery(_series(record, "chosen_logp", cell)) for cell in (place, 0))
+    ours, base = (recovery(record.along("chosen_logp", cell)) for cell in (place, 0))
     fall, rise, base_rise = estimate(ours.fall), estimate(ours.rise), estimate(base.rise)
-    against = [found.p for found, wrong in ((fall, 1), (rise, -1)) if wrong * found.value > 0]
-    sign = -1 if against else 1
-    p = min(1.0, 2 * min(against)) if against else max(fall.p, rise.p)
     steps = len(record.moved) - 1
     said = (
         f"{_said(fall)} nats from the start to step {round(float(ours.trough.mean()))} of {steps}, then "
         f"{_said(rise)} to the end (the base's rise: {_said(base_rise)})"
     )
-    return Finding(rise, said, p=p, sign=sign, detail=f"after a fall of {_said(fall)} from the start")
+    return Finding(rise, said, verdict=recovers(fall, rise), detail=f"after a fall of {_said(fall)} from the start")
 
 
 def _jumps(name: str) -> Callable[[Record, int], Finding]:

@@ -9,6 +9,7 @@ import numpy as np
 from scipy import stats
 
 from tr_align.metrics.seeds import Estimate
+from tr_align.reports import compare
 from tr_align.stats import Array
 
 Row = dict[str, Any]
@@ -31,8 +32,7 @@ def estimate(values: Array) -> Estimate:
 
 def spread(name: str, values: Array) -> Row:
     """The mean and the ends of its interval as the columns of a row."""
-    found = estimate(values)
-    return {name: rounded(found.value), f"{name}_lo": rounded(found.ci[0]), f"{name}_hi": rounded(found.ci[1])}
+    return {key: rounded(value) for key, value in compare.spread(name, estimate(values)).items()}
 
 
 def rounded(value: float) -> float:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from tr_align.config import METHODS
-from tr_align.reports.common import label
+from tr_align.reports import compare
+from tr_align.reports.study import cell_columns
 from tr_align.settings import TOY_ACTIONS, ToyMdp
-from tr_align.stats import Array
 from tr_align.toy.claims import claims
 from tr_align.toy.measures import MASSES
 from tr_align.toy.statistics import at_kl, matched, rounded, spread
@@ -68,24 +68,8 @@ def _world(settings: ToyMdp, records: Mapping[str, Record]) -> Row:
 def _columns(record: Record, place: int) -> Row:
     """The columns `results.CELL` and the number of worlds; cells of the grid have their setting in their name."""
     cell = record.cells[place]
-    name, identifier = label(cell.method), cell.method
-    if place >= MAIN:
-        if cell.alpha is not None:
-            name, identifier = (
-                f"{name} α={cell.alpha:g}, every {cell.every}",
-                f"{identifier}-a{cell.alpha:g}-e{cell.every}",
-            )
-        else:
-            name, identifier = f"{name} τ={cell.tau}", f"{identifier}-t{cell.tau}"
-    spec = METHODS[cell.method]
-    setting = {"alpha": cell.alpha, "every": cell.every, "tau": cell.tau}
-    kind = {"loss": spec.loss, "update": spec.update}
-    return {"cell": identifier, "name": name, "method": cell.method, **kind, **setting, "n": record.moved.shape[2]}
-
-
-def _of(record: Record, name: str, place: int) -> Array:
-    result: Array = record.quantities[name][:, place].numpy()
-    return result
+    columns = cell_columns(cell.method, (cell.alpha, cell.every, cell.tau), several=place >= MAIN)
+    return columns | {"n": record.moved.shape[2]}
 
 
 def _curves(record: Record) -> list[Row]:
@@ -96,42 +80,42 @@ def _curves(record: Record) -> list[Row]:
         for step in shown:
             row = _columns(record, place) | {"step": step}
             for name in QUANTITIES:
-                row |= spread(name, _of(record, name, place)[step])
+                row |= spread(name, record.along(name, place)[step])
             rows.append(row)
     return rows
 
 
 def _along_kl(record: Record) -> list[Row]:
     """At KLs that a cell reached in every world; the grid of KLs is the same for the cells of a loss."""
-    reached = [float(_of(record, "kl", place).max(0).min()) for place in range(MAIN)]
+    reached = [float(record.along("kl", place).max(0).min()) for place in range(MAIN)]
     rows = []
     for level in np.linspace(0, max(reached), LEVELS + 1):
         for place in range(MAIN):
             if level > reached[place]:
                 continue
-            kl = _of(record, "kl", place)
+            kl = record.along("kl", place)
             row = _columns(record, place) | {"kl": rounded(float(level))}
             for name in ALONG:
-                values = _of(record, name, place)
+                values = record.along(name, place)
                 row |= spread(name, np.array([at_kl(values[:, s], kl[:, s], level) for s in range(kl.shape[1])]))
             rows.append(row)
     return sorted(rows, key=lambda row: (list(METHODS).index(row["method"]), row["kl"]))
 
 
 def _grid(record: Record) -> list[Row]:
-    base_kl = _of(record, "kl", 0)
+    base_kl = record.along("kl", 0)
     rows = []
     for place in range(len(record.cells)):
         row = _columns(record, place)
         for name in AT_END:
-            row |= spread(name, _of(record, name, place)[-1])
-        kl = _of(record, "kl", place)
+            row |= spread(name, record.along(name, place)[-1])
+        kl = record.along("kl", place)
         row["matched_kl"] = None
         for name, quantity, scale in (("ood_difference", "ood_mass", 100.0), ("reward_difference", "reward", 1.0)):
             if place == 0:
-                row |= {name: None, f"{name}_lo": None, f"{name}_hi": None}
+                row |= compare.spread(name, None)
                 continue
-            one = matched(_of(record, quantity, place), kl, _of(record, quantity, 0), base_kl)
+            one = matched(record.along(quantity, place), kl, record.along(quantity, 0), base_kl)
             row |= {"matched_kl": rounded(float(one.kl.mean()))} | spread(name, scale * one.difference)
         rows.append(row)
     return rows

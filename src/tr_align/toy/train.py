@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -21,10 +22,11 @@ from tr_align.align.reference import hard_update, soft_update
 from tr_align.config import METHODS
 from tr_align.errors import UserError
 from tr_align.settings import Loss, ToyMdp
+from tr_align.stats import Array
 from tr_align.toy import curvature
 from tr_align.toy.measures import CLASSES, OF_POLICY, measure
-from tr_align.toy.policy import Policy, all_logps
-from tr_align.toy.world import Worlds
+from tr_align.toy.policy import Policy, all_logps, new_policy, pretrain
+from tr_align.toy.world import Worlds, make_worlds
 
 MAIN = 3
 """Cells of a loss that stand for its methods (base, soft, hard); they come first."""
@@ -72,6 +74,11 @@ class Record:
     """Where the curvature was looked at: the step, and "before" or "after" its update."""
     curvature: dict[str, Tensor]
     """`loss_value`, `gradient`, `curvature` and `gauss_newton` there, shape (points, MAIN or fewer, S)."""
+
+    def along(self, name: str, place: int) -> Array:
+        """A quantity of one cell, shape (T + 1, S)."""
+        result: Array = self.quantities[name][:, place].numpy()
+        return result
 
 
 def run_loss(loss: Loss, beta: float, pairs: int) -> curvature.Loss:
@@ -163,6 +170,16 @@ def train(settings: ToyMdp, loss: Loss, cells: Sequence[Cell], start: Policy, wo
         optimizer.step()
     found = {name: torch.stack([one[name] for one in looks]) for name in looks[0]}
     return Record(list(cells), quantities, moved, points, found)
+
+
+def train_all(settings: ToyMdp, main_only: bool = False) -> dict[str, Record]:
+    """Worlds, pre-trained policies, and the trainings of every loss, by loss; `main_only` leaves out the grid."""
+    worlds = make_worlds(settings)
+    new = new_policy(settings.hidden, settings.seeds, settings.seed)
+    known = worlds.mask(worlds.demonstrations)
+    start = pretrain(new, known, settings.depth, settings.pretrain_steps, settings.pretrain_learning_rate)
+    cells = {loss: cells_of(settings, loss)[: MAIN if main_only else None] for loss in get_args(Loss)}
+    return {loss: train(settings, loss, own, start, worlds) for loss, own in cells.items()}
 
 
 def _for_each(cells: int, tensor: Tensor) -> Tensor:
