@@ -38,11 +38,10 @@ def main() -> None:
         return
     with stopping.deferred():
         run.finish()
-        log, out = Path(f"reports/train/{name}.jsonl"), Path("models") / name
-        log.parent.mkdir(parents=True, exist_ok=True)
+        out = Path("models") / name
         shutil.rmtree(out, ignore_errors=True)
         with scratch.writing(".", "the trained policies"):
-            shutil.copyfile(result.log, log)
+            shutil.copyfile(result.log, result.snapshots / "log.jsonl")
             shutil.move(result.snapshots, out)
         discard(folder)
 

@@ -25,9 +25,8 @@ def main() -> None:
     judge = load_judge(params.judge, Path("models/judge"))
     with tracking.traced_judge("calibration", params):
         card, rows = calibrate(judge, pairs, params.score.bootstrap, params.seed, source)
-    answers, report = Path("judgements/calibration.jsonl"), Path("reports/calibration.json")
-    for path in (answers, report):
-        path.parent.mkdir(exist_ok=True)
+    answers, report = Path("judgements/calibration.jsonl"), Path("judgements/calibration.json")
+    answers.parent.mkdir(exist_ok=True)
     scratch.write_rows(answers, rows)
     scratch.write_atomically(report, json.dumps(card, indent=1, ensure_ascii=False) + "\n")
     print(text(card))

@@ -16,9 +16,8 @@ from tr_align.progress import run_stage  # noqa: E402
 def main() -> None:
     params = load_params()
     gpus.claim()
-    folder, report = Path("models/judge"), Path("reports/judge.json")
+    folder, report = Path("models/judge"), Path("models/judge/accuracy.json")
     folder.mkdir(parents=True, exist_ok=True)
-    report.parent.mkdir(exist_ok=True)
     if params.judge.name != "probe":
         # Nothing to fit; the endpoint was checked by `prepare`.
         (folder / "judge.json").write_text(json.dumps({"judge": params.judge.name}), encoding="utf-8")

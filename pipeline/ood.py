@@ -26,7 +26,7 @@ def main() -> None:
     gpus.claim()
     texts = foreign.read(params.ood.texts)
     # Each prompt has a foreign text of its own: no more prompts than texts.
-    pairs = read_pairs(DATA)[: max(2, min(params.generate.curve_prompts, len(texts)))]
+    pairs = read_pairs(DATA)[: min(params.ood_prompts, len(texts))]
     sampled = {row["prompt_id"]: row for row in scratch.read_rows("generations/sft.jsonl")}
     longest = params.data.max_reply_tokens
     examples = fixed_texts(models.load_tokenizer(str(SFT)), pairs, sampled, texts, longest)

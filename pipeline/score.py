@@ -1,6 +1,11 @@
-"""Stage `score@METHOD` (and `score_sft`): numbers with intervals from replies and judgements. Free to repeat."""
+"""Stage `score@METHOD` (and `score_sft`): numbers with intervals from replies and judgements. Free to repeat.
+
+It also copies into reports/, and so into git, what the stages before it measured. They cannot write there themselves:
+DVC's cache of runs, which spares an experiment a training that another had, leaves out stages with uncached outputs.
+"""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -20,6 +25,13 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     numbers = score(rows, judgements, opponents, params.score.bootstrap, params.seed)
     out.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    copies = {f"models/{name}/log.jsonl": f"reports/train/{name}.jsonl"}
+    if name == "sft":
+        copies["models/judge/accuracy.json"] = "reports/judge.json"
+        copies["judgements/calibration.json"] = "reports/calibration.json"
+    for measured, copy in copies.items():
+        Path(copy).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(measured, copy)
 
 
 run_stage(main)

@@ -11,7 +11,7 @@ from tr_align.config import load_params  # noqa: E402
 from tr_align.data.schema import read_demonstrations  # noqa: E402
 from tr_align.progress import run_stage  # noqa: E402
 
-DATA, SFT, LOG = Path("data/prepared/sft.jsonl"), Path("models/sft"), Path("reports/train/sft.jsonl")
+DATA, SFT = Path("data/prepared/sft.jsonl"), Path("models/sft")
 
 
 def main() -> None:
@@ -32,8 +32,7 @@ def main() -> None:
         "processes": state.num_processes,
     }
     folder = scratch.folder("sft", settings, [DATA])
-    LOG.parent.mkdir(parents=True, exist_ok=True)
-    fine_tune(params, read_demonstrations(DATA), SFT, LOG, folder)
+    fine_tune(params, read_demonstrations(DATA), SFT, SFT / "log.jsonl", folder)
     if state.is_main_process:
         discard(folder)
 

@@ -71,10 +71,13 @@ class Params(Strict):
             if name not in METHODS:
                 raise ValueError(f"methods.{name}: unknown method{_closest(name, METHODS)}")
             expected = METHODS[name]
-            if method != expected:
+            # Without its base a method is trained as ever, and meets the SFT model alone in duels.
+            if method != expected and method != expected.model_copy(update={"base": "sft"}):
                 raise ValueError(f"methods.{name}: has to read {expected.model_dump()}")
-            if expected.base != "sft" and expected.base not in self.methods:
-                raise ValueError(f"methods.{name}: is compared with {expected.base}, which is missing; add it")
+            if method.base != "sft" and method.base not in self.methods:
+                raise ValueError(
+                    f"methods.{name}: is compared with {method.base}, which is missing; add it, or write base: sft"
+                )
         return self
 
     @model_validator(mode="after")
@@ -104,6 +107,11 @@ class Params(Strict):
             return Params.model_validate(raw)
         except ValidationError as error:
             raise ValueError(f"sweep.{key}: {_explain(error.errors()[0])}") from error
+
+    @property
+    def ood_prompts(self) -> int:
+        """Prompts whose fixed texts are measured, if there are as many and a text of another kind for each."""
+        return self.ood.prompts or max(2, self.generate.curve_prompts)
 
     def variants(self) -> list[tuple[str, Any, Params]]:
         """The runs of `sweep`: key, value, and these settings with that one changed.

@@ -42,11 +42,11 @@ def check_settings(params: Params) -> None:
 
 def _check_foreign_texts(params: Params) -> None:
     texts = len(foreign.read(params.ood.texts))
-    asked = min(params.generate.curve_prompts, params.data.splits.evaluation)
+    asked = min(params.ood_prompts, params.data.splits.evaluation)
     if texts < asked:
         print(
-            f"warning: ood.texts: {params.ood.texts} has {texts} texts, and generate.curve_prompts asks for {asked} "
-            f"prompts: log-probabilities of fixed texts are measured on the first {texts}, for each takes a text",
+            f"warning: ood.texts: {params.ood.texts} has {texts} texts, and {asked} prompts are asked for (ood.prompts, "
+            f"or generate.curve_prompts): fixed texts are measured on the first {texts}, for each takes a text",
             file=sys.stderr,
         )
 

@@ -68,6 +68,7 @@ class Data(Strict):
     revision: str | None = None
     subsets: Annotated[list[str], Field(min_length=1)] | None = None
     sft: SftData | None = None
+    judge: Literal["embedded", "source"] = "embedded"
     system_prompt: str | None = None
     splits: Splits
     max_prompt_tokens: Count
@@ -174,8 +175,10 @@ class Generate(Strict):
 
 
 class Ood(Strict):
-    """Texts of another kind than replies, whose log-probability is followed while a policy is aligned."""
+    """Of how many prompts the log-probability of fixed texts is followed (None: those of the curves), and a file with
+    texts of another kind than replies, one for each of them."""
 
+    prompts: Annotated[Whole, Field(ge=2)] | None = None
     texts: str = "data/foreign/texts.jsonl"
 
 

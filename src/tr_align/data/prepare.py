@@ -1,9 +1,9 @@
 """From a data source to the four splits of the experiment, with an account of every row.
 
-Splits are by prompt: each prompt is in one split only. The judge split is always made of embedded data, the only
-data whose replies are known to fail on one axis each. Which requests it takes depends on the seed and on its size
-alone: not on the source, the other splits, the token limits or the system prompt. The SFT split holds demonstrations:
-the chosen replies of its prompts, or those of `data.sft`.
+Splits are by prompt: each prompt is in one split only. The judge split is made of embedded data, the only data whose
+replies are known to fail on one axis each, or, if `data.judge` is "source", of the source's own pairs. Which embedded
+requests it takes depends on the seed and on its size alone: not on the source, the other splits, the token limits or
+the system prompt. The SFT split holds demonstrations: the chosen replies of its prompts, or those of `data.sft`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def prepare(data: Data, seed: int, tokenizer: Any) -> tuple[Split, dict[str, Any
     embedded_rows = Loaded[Pair]()
     for pair in embedded.pairs(requests, data.system_prompt, seed):
         embedded_rows.pairs.append((f"{embedded.REQUESTS}: {pair.prompt[-1].content!r}, {pair.axis}", pair))
-    judge = _judge(embedded_rows, seed, data.splits.judge)
+    judge = _judge(embedded_rows, seed, data.splits.judge) if data.judge == "embedded" else {}
     lengths.add([(where, pair) for where, pair in embedded_rows.pairs if pair.prompt_id in judge])
     if data.source == "embedded":
         loaded = embedded_rows
@@ -64,7 +64,7 @@ def prepare(data: Data, seed: int, tokenizer: Any) -> tuple[Split, dict[str, Any
     splits: Split = {
         "sft": [_demonstration(pairs[0]) for _, pairs in chosen.get("sft", ())],
         "preferences": interleave(chosen["preferences"], seed),
-        "judge": interleave(judge.items(), seed),
+        "judge": interleave(chosen.get("judge", judge.items()), seed),
         "evaluation": [pairs[0] for _, pairs in chosen["evaluation"]],
     }
     account = {}
@@ -108,6 +108,8 @@ def _check_settings(data: Data) -> None:
         for key in ("revision", "subsets"):
             if getattr(data, key) is not None:
                 raise UserError(f"data.{key}: is set, but data.source {data.source!r} has none; make it null")
+    if data.judge == "source" and data.source == "embedded":
+        raise UserError("data.judge: 'source' is for human preferences of another data.source; make it 'embedded'")
     if data.sft and data.sft.source == "files" and data.sft.revision is not None:
         raise UserError("data.sft.revision: is set, but data.sft.source 'files' has none; make it null")
 
@@ -214,14 +216,15 @@ def _ordered(groups: dict[str, list[Pair]], seed: int) -> list[str]:
 def _allot(
     left: dict[str, list[Pair]], seed: int, data: Data, prompts: int, loaded: Loaded[Pair]
 ) -> dict[str, list[tuple[str, list[Pair]]]]:
-    """Deal the prompts that the judge does not take to the other splits, in the order of the seeded shuffle.
+    """Deal the prompts to the splits in the order of the seeded shuffle.
 
-    The SFT split gets none if it has data of its own.
+    The SFT split gets none if it has data of its own, nor does the judge's if it is made of embedded data.
 
     Raises:
         UserError: there are not enough of them.
     """
-    names = [name for name in SPLITS if name != "judge" and not (name == "sft" and data.sft)]
+    own = {"sft": data.sft is not None, "judge": data.judge == "embedded"}
+    names = [name for name in SPLITS if not own.get(name)]
     wanted = {name: getattr(data.splits, name) for name in names}
     missing = sum(wanted.values()) - len(left)
     if missing > 0:
@@ -281,7 +284,7 @@ def _stats(
             else:
                 entry["mean_tokens"]["chosen"] = _mean([lengths.reply(row.chosen) for row in rows])
                 entry["mean_tokens"]["rejected"] = _mean([lengths.reply(row.rejected) for row in rows])
-            if name == "judge" or (data.source == "embedded" and not (name == "sft" and data.sft)):
+            if (name == "judge" and data.judge == "embedded") or (data.source == "embedded" and not (name == "sft" and data.sft)):
                 entry["careful_share"] = round(sum(text in careful for text in prompts.values()) / len(prompts), 4)
         stats["splits"][name] = entry
     return stats

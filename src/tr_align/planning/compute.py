@@ -82,7 +82,7 @@ class Counter:
                 return self._generate(method)
             case "ood":
                 points = 1 if method == "sft" else len(self.params.align.evaluation_steps)
-                prompts = points * max(2, self.params.generate.curve_prompts)
+                prompts = points * self.params.ood_prompts
                 return self._work(*self._forward(prompts, 5))
         return None
 
