@@ -38,10 +38,11 @@ def main() -> None:
         return
     with stopping.deferred():
         run.finish()
-        out = Path("models") / name
+        log, out = Path(f"logs/{name}.jsonl"), Path("models") / name
+        log.parent.mkdir(exist_ok=True)
         shutil.rmtree(out, ignore_errors=True)
         with scratch.writing(".", "the trained policies"):
-            shutil.copyfile(result.log, result.snapshots / "log.jsonl")
+            shutil.copyfile(result.log, log)
             shutil.move(result.snapshots, out)
         discard(folder)
 

@@ -25,7 +25,7 @@ def main() -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     numbers = score(rows, judgements, opponents, params.score.bootstrap, params.seed)
     out.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    copies = {f"models/{name}/log.jsonl": f"reports/train/{name}.jsonl"}
+    copies = {f"logs/{name}.jsonl": f"reports/train/{name}.jsonl"}
     if name == "sft":
         copies["models/judge/accuracy.json"] = "reports/judge.json"
         copies["judgements/calibration.json"] = "reports/calibration.json"

@@ -11,7 +11,7 @@ from tr_align.config import load_params  # noqa: E402
 from tr_align.data.schema import read_demonstrations  # noqa: E402
 from tr_align.progress import run_stage  # noqa: E402
 
-DATA, SFT = Path("data/prepared/sft.jsonl"), Path("models/sft")
+DATA, SFT, LOG = Path("data/prepared/sft.jsonl"), Path("models/sft"), Path("logs/sft.jsonl")
 
 
 def main() -> None:
@@ -32,7 +32,8 @@ def main() -> None:
         "processes": state.num_processes,
     }
     folder = scratch.folder("sft", settings, [DATA])
-    fine_tune(params, read_demonstrations(DATA), SFT, SFT / "log.jsonl", folder)
+    LOG.parent.mkdir(exist_ok=True)
+    fine_tune(params, read_demonstrations(DATA), SFT, LOG, folder)
     if state.is_main_process:
         discard(folder)
 
