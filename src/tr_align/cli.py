@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from tr_align.errors import UserError
 from tr_align.runtime import disable_telemetry
 
-GROUPS = ("judge", "calibrate", "report", "benchmarks", "mlflow", "publish", "sweep", "plan", "preset")
+GROUPS = ("judge", "calibrate", "report", "benchmarks", "mlflow", "publish", "sweep", "plan", "preset", "reproduce")
 """Modules of `tr_align.commands`; each adds its commands to the parser and imports what is heavy when they run."""
 
 

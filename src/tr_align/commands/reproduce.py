@@ -1,0 +1,147 @@
+"""`tr-align reproduce`: the runs of a study, one report a judge of them; stopped, it goes on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tr_align.commands.options import count
+from tr_align.errors import UserError
+
+DEFAULT = "presets/studies/hh-smollm2-135m.yaml"
+
+
+def register(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "reproduce",
+        help="the runs of a study, and its report",
+        description="Do the runs that a study lists, each in runs/JUDGE/NAME with DVC's cache shared, most important "
+        "first, and make a report of them for each judge. What is done is not done again: stop it and start it again.",
+    )
+    parser.add_argument("study", nargs="?", default=DEFAULT, help=f"its file (default: {DEFAULT})")
+    parser.add_argument("-j", "--jobs", type=count, default=1, metavar="N", help="runs at a time (default: 1)")
+    parser.add_argument("--data", metavar="PATH", help="a copy of the data in place of the preset's data.path")
+    parser.add_argument(
+        "--only", nargs="+", metavar="RUN", help="these runs and no others; the report has all there are"
+    )
+    parser.add_argument("--keep-weights", action="store_true", help="keep the policies when they are scored")
+    parser.add_argument("--report", action="store_true", help="only make the reports, of the runs that are done")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be run")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run what is missing, write the reports, print the verdicts.
+
+    Raises:
+        UserError: the study is invalid, or a run failed; the others were done.
+        SystemExit: it was stopped.
+    """
+    from tr_align.experiments.folders import Runner
+    from tr_align.experiments.study import read_study, settings
+
+    study = read_study(options.study)
+    runs = _chosen(study, options.only)
+    data = os.path.abspath(options.data) if options.data else None
+    for each in study.runs:  # an error in the last run's settings is found before the first is trained
+        settings(study, each, study.judges[0], data)
+    if options.dry_run:
+        for each in runs:
+            print(f"  {each.name:<16} {each.why}")
+        return
+    runner = Runner(study, Path.cwd(), _environment(options.jobs), data, options.keep_weights)
+    failed: list[str] = []
+    if not options.report:
+        with _stop_signals(runner) as stopped:
+            for judge in study.judges:
+                failed += _all(runner, runs, judge, options.jobs)
+                if stopped:
+                    print("\nstopped; the same command goes on where this was", file=sys.stderr)
+                    raise SystemExit(128 + stopped[0])
+    _reports(runner, study)
+    if failed:
+        raise UserError("\n  ".join([f"{len(failed)} runs are not done; the same command tries them again", *failed]))
+
+
+def _chosen(study: Any, only: Sequence[str] | None) -> list[Any]:
+    names = [run.name for run in study.runs]
+    unknown = sorted(set(only or ()) - set(names))
+    if unknown:
+        raise UserError(f"--only: the study has no run {', '.join(unknown)}; it has {', '.join(names)}")
+    return [run for run in study.runs if only is None or run.name in only]
+
+
+def _environment(jobs: int) -> dict[str, str]:
+    """Of the stages: this interpreter's `python`, the workspace's MLflow store, a share of the cores."""
+    from tr_align.tracking.store import address
+
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    return {
+        "MLFLOW_TRACKING_URI": address(),
+        "OMP_NUM_THREADS": str(threads),
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+
+
+def _all(runner: Any, runs: Sequence[Any], judge: Any, jobs: int) -> list[str]:
+    """Do runs, several at a time; why some failed."""
+    failed = []
+    with ThreadPoolExecutor(jobs) as pool:
+        started = {pool.submit(runner.do, run, judge): run for run in runs}
+        for number, future in enumerate(as_completed(started), start=1):
+            name = started[future].name
+            try:
+                minutes = future.result() / 60
+                print(f"[{judge} {number}/{len(runs)}] {name} done after {minutes:.1f} min", flush=True)
+            except UserError as error:
+                failed.append(str(error))
+                if not runner.stopped:
+                    print(f"[{judge} {number}/{len(runs)}] {error}", flush=True)
+    return failed
+
+
+def _reports(runner: Any, study: Any) -> None:
+    """A report a judge of the runs that are done: the first one's at `out`, the others' in a folder of it."""
+    from tr_align.reports.build import build, summary
+    from tr_align.reports.collect import collect
+    from tr_align.reports.runs import from_folder, load
+
+    for judge in study.judges:
+        folders = {run.name: runner.folder(run, judge) for run in study.runs if run.report}
+        done = {name: folder for name, folder in folders.items() if (folder / "judgements" / "sft.jsonl").is_file()}
+        if not done:
+            print(f"{judge}: no run is done, so there is no report")
+            continue
+        out = Path(study.out) if judge == study.judges[0] else Path(study.out) / judge
+        report = collect([load(name, from_folder(folder)) for name, folder in done.items()])
+        build(report, out)
+        print(f"\n{judge}: {summary(report)}")
+        for problem in report.problems:
+            print(f"  note: {problem}")
+        print(f"Page: {out}/index.html")
+
+
+@contextmanager
+def _stop_signals(runner: Any) -> Iterator[list[int]]:
+    """The signals to stop that have come; at each the stages that run are told to end."""
+    came: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        came.append(number)
+        runner.stop()
+
+    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

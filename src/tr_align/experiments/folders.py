@@ -1,0 +1,212 @@
+"""Runs of a study in folders of their own, with DVC's cache shared; their policies are deleted when they are scored.
+
+`runs/JUDGE/NAME` is a clone of the repository at the workspace's commit. DVC decides there what is to do: a study that
+was stopped goes on, and a change of the code repeats what depends on it and no more. A policy takes a quarter of a
+gigabyte at this scale and a report needs none: replies, judgements and log-probabilities stay.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tr_align.errors import UserError
+from tr_align.experiments.grid import git
+from tr_align.experiments.study import JudgeName, Study, StudyRun, settings
+
+RUNS = Path("runs")
+RECORD = "run.json"
+"""Beside a run's reports: its commit, machine, dates and hours."""
+
+
+class Runner:
+    """Does the runs of a study, several at a time; :meth:`stop` ends what runs.
+
+    Args:
+        root: the workspace, a Git repository with DVC. environment: of the stages.
+        data: takes the place of the preset's `data.path`. keep_weights: whether policies stay.
+    """
+
+    def __init__(
+        self, study: Study, root: Path, environment: Mapping[str, str], data: str | None, keep_weights: bool
+    ) -> None:
+        self.study, self.root, self.environment = study, root, dict(environment)
+        self.data, self.keep_weights = data, keep_weights
+        self.revision = (git("rev-parse", "HEAD") or "").strip()
+        self.stopped = False
+        self._guard = threading.Lock()
+        self._seeds: dict[str, threading.Lock] = {}
+        self._running: set[subprocess.Popen[bytes]] = set()
+
+    def folder(self, run: StudyRun, judge: JudgeName) -> Path:
+        """Where a run lies."""
+        return self.root / RUNS / judge / run.name
+
+    def do(self, run: StudyRun, judge: JudgeName) -> float:
+        """Bring a run up to date; the seconds it took.
+
+        Raises:
+            UserError: a stage failed, or it was stopped; the log is named. What did not need that stage was run.
+        """
+        began, folder = time.monotonic(), self.folder(run, judge)
+        values = settings(self.study, run, judge, self.data)
+        methods = list(values["methods"])
+        measured = ["ood"] if run.report else []
+        new = self._clone(folder)
+        if new and judge != self.study.judges[0]:
+            self._take_over(folder, self.folder(run, self.study.judges[0]), methods, measured)
+        (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+        with self._first(values):
+            self._dvc(folder, "repro", "--allow-missing", "score_sft", *(f"{stage}_sft" for stage in measured))
+        targets = [f"{stage}@{name}" for name in methods for stage in ("score", *measured)]
+        self._dvc(folder, "repro", "--allow-missing", "--keep-going", *targets)
+        if not self.keep_weights:
+            discard(folder, methods, self.root)
+        seconds = time.monotonic() - began
+        self._note(folder, run, seconds)
+        return seconds
+
+    def stop(self) -> None:
+        """End the stages that run, by SIGTERM to all of them: a training writes a checkpoint first."""
+        self.stopped = True
+        with self._guard:
+            for process in self._running:
+                os.killpg(process.pid, 15)
+
+    def _clone(self, folder: Path) -> bool:
+        """A clone at the workspace's commit, with DVC's record of what was run there; whether it is a new one."""
+        new = not (folder / ".git").is_dir()
+        if new:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            git("clone", "--quiet", "--no-checkout", str(self.root), str(folder))
+        lock = folder / "dvc.lock"
+        kept = lock.read_bytes() if lock.exists() and not new else None
+        if new or git("-C", str(folder), "rev-parse", "HEAD") != self.revision + "\n":
+            git("-C", str(folder), "fetch", "--quiet", str(self.root), self.revision)
+            git("-C", str(folder), "checkout", "--quiet", "--force", "--detach", self.revision)
+        if kept is not None:
+            lock.write_bytes(kept)
+        cache = self.root / ".dvc" / "cache"
+        # All runs write to the workspace's MLflow store, one at a time.
+        for part in (self.root, folder):
+            (part / ".scratch").mkdir(exist_ok=True)
+        lock_of_store = folder / ".scratch" / "mlflow.lock"
+        if not lock_of_store.is_symlink():
+            lock_of_store.symlink_to(self.root / ".scratch" / "mlflow.lock")
+        (folder / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")
+        return new
+
+    def _take_over(self, folder: Path, first: Path, methods: Sequence[str], measured: Sequence[str]) -> None:
+        """Replies and log-probabilities of a run that another judge has judged, and DVC's record of them."""
+        shutil.copyfile(first / "dvc.lock", folder / "dvc.lock")
+        shutil.copyfile(first / "params.yaml", folder / "params.yaml")
+        stages = ["prepare"]
+        for stage in ("generate", *measured):
+            stages += [f"{stage}_sft", *(f"{stage}@{name}" for name in methods)]
+        logs = [f"logs/{name}.jsonl" for name in ("sft", *methods)]
+        self._dvc(folder, "checkout", "--quiet", *stages, *logs)
+
+    @contextmanager
+    def _first(self, values: Mapping[str, Any]) -> Iterator[None]:
+        """One of the runs at a time that have SFT model and judge in common: the others find them in DVC's cache."""
+        own = {"methods", "align", "ref_update", "beta", "dpo", "ipo", "kto"}
+        key = json.dumps({name: part for name, part in values.items() if name not in own}, sort_keys=True)
+        with self._guard:
+            lock = self._seeds.setdefault(key, threading.Lock())
+        with lock:
+            yield
+
+    def _dvc(self, folder: Path, *arguments: str) -> None:
+        log = folder.with_name(f"{folder.name}.log")
+        with log.open("ab") as output, self._guard:
+            if self.stopped:
+                raise UserError(f"{folder.name}: stopped")
+            process = subprocess.Popen(
+                [sys.executable, "-m", "dvc", *arguments],
+                cwd=folder,
+                env=self.environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a signal to all of it reaches its stages too
+            )
+            self._running.add(process)
+        status = process.wait()
+        with self._guard:
+            self._running.discard(process)
+        if status:
+            raise UserError(f"{folder.name}: {'stopped' if self.stopped else 'a stage failed'}; its log is {log}")
+
+    def _note(self, folder: Path, run: StudyRun, seconds: float) -> None:
+        """Add up a run's hours over all times it was worked on; a look that found nothing to do is left out."""
+        path = folder / RECORD
+        record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"seconds": 0.0}
+        lock = (folder / "dvc.lock").read_text(encoding="utf-8")
+        if record.get("lock") == lock:
+            return
+        record |= {
+            "name": run.name,
+            "why": run.why,
+            "set": run.set,
+            "revision": self.revision,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(record["seconds"] + seconds, 1),
+            "machine": machine(),
+            "lock": lock,
+        }
+        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def discard(folder: Path, methods: Sequence[str], root: Path) -> None:
+    """Delete the policies of these methods from a run's folder and from DVC's cache.
+
+    The SFT model and the judge stay: other runs have them in common.
+    """
+    stages = yaml.safe_load((folder / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    for name in methods:
+        shutil.rmtree(folder / "models" / name, ignore_errors=True)
+        for out in stages.get(f"align@{name}", {}).get("outs", []):
+            if out["path"] != f"models/{name}":
+                continue
+            listing = _object(root, out["md5"])
+            if not listing.exists():
+                continue
+            for entry in json.loads(listing.read_text(encoding="utf-8")):
+                if entry["relpath"].endswith(".safetensors"):
+                    _object(root, entry["md5"]).unlink(missing_ok=True)
+            listing.unlink()
+
+
+def _object(root: Path, md5: str) -> Path:
+    return root / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
+
+
+def machine() -> str:
+    """The hardware in words."""
+    import psutil
+    import torch
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    cores = f"{psutil.cpu_count(logical=False) or psutil.cpu_count()} cores of {_processor()}"
+    return ", ".join([*gpus, cores, f"{psutil.virtual_memory().total / 1e9:.0f} GB", f"torch {torch.__version__}"])
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
