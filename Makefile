@@ -1,12 +1,13 @@
 # make repro   set up and run the whole pipeline     make test   set up and run the checks
 # make ui      MLflow in the browser                 make mlflow rebuild MLflow from the files under reports/
 # make compare this run beside its experiments in the terminal
+# make reproduction   every run of docs/reproduction-plan.md and its reports; stopped, it goes on
 
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test lint ui mlflow compare
+.PHONY: setup repro test lint ui mlflow compare reproduction
 
 setup: .venv/.installed
 
@@ -36,6 +37,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# make reproduction JOBS=2 DATA=../hh: two runs at a time, the data from a folder and not from the hub
+reproduction: setup
+	$(BIN)/tr-align reproduce --jobs $(JOBS) $(if $(DATA),--data $(DATA))
 
 PORT ?= 5000
 ui: setup

@@ -162,7 +162,7 @@ def worker(side: str, case: Case, arguments: argparse.Namespace, folder: Path) -
                 super()._open_window(*args, **kwargs)
                 turns.scoring.append(time.perf_counter() - start)
 
-        args = training_arguments(params, case.loss, folder / "ours")
+        args = training_arguments(params, method_of(case), folder / "ours")
         if case.checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
         trainer = Timed(model=model, args=args, task=task, callbacks=[turns.callback])

@@ -14,7 +14,7 @@ from tr_align.progress import run_stage  # noqa: E402
 
 def main() -> None:
     params = load_params()
-    if params.judge.name == "probe":
+    if params.judge.name != "openai":
         gpus.claim()
     from tr_align.calibration import calibrate
     from tr_align.judging import load_judge

@@ -19,7 +19,7 @@ from tr_align.progress import run_stage  # noqa: E402
 def main() -> None:
     name = sys.argv[1]
     params = load_params()
-    if params.judge.name == "probe":
+    if params.judge.name != "openai":
         gpus.claim()
     from tr_align.judging import judge_replies, load_judge
 

@@ -1,4 +1,4 @@
-"""Stage `judge_fit`: fit the embedded judge on its own split, measure it on held-out prompts."""
+"""Stage `judge_fit`: fit the probes or the reward model on the judge split, measure them on held-out prompts."""
 
 from tr_align.runtime import prepare_process
 
@@ -18,17 +18,23 @@ def main() -> None:
     gpus.claim()
     folder, report = Path("models/judge"), Path("models/judge/accuracy.json")
     folder.mkdir(parents=True, exist_ok=True)
-    if params.judge.name != "probe":
+    if params.judge.name == "openai":
         # Nothing to fit; the endpoint was checked by `prepare`.
         (folder / "judge.json").write_text(json.dumps({"judge": params.judge.name}), encoding="utf-8")
         report.write_text(json.dumps({}) + "\n", encoding="utf-8")
         return
     from tr_align.judges import probe
 
-    settings = params.judge.probe
-    features = probe.base_features(settings.model, settings)
-    probes, accuracy = probe.fit(read_pairs("data/prepared/judge.jsonl"), features, settings)
-    probe.save(folder, features, probes)
+    pairs = read_pairs("data/prepared/judge.jsonl")
+    if params.judge.name == "reward":
+        from tr_align.judges import reward
+
+        accuracy = reward.fit(pairs, params.judge.reward, folder)
+    else:
+        settings = params.judge.probe
+        features = probe.base_features(settings.model, settings)
+        probes, accuracy = probe.fit(pairs, features, settings)
+        probe.save(folder, features, probes)
     numbers = probe.summary(accuracy, params.score.bootstrap, params.seed)
     report.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     for axis, row in numbers.items():

@@ -19,7 +19,7 @@ def main() -> None:
     model = params.model
     tokenizer = models.load_tokenizer(model.name, model.revision, model.chat_template)
     models.check_prompt_format(tokenizer)
-    splits, stats = prepare.prepare(params.data, params.seed, tokenizer)
+    splits, stats = prepare.prepare(params.data, params.split_seed, tokenizer)
     preflight.check_splits(params, splits)
     prepare.write(Path("data/prepared"), splits, stats)
 

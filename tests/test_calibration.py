@@ -21,7 +21,7 @@ from tr_align.data.schema import Message, Pair
 from tr_align.errors import UserError
 from tr_align.judges import probe
 from tr_align.judges.base import Duel, Preference, Rating, Reply, Verdict
-from tr_align.settings import AXES, Probe
+from tr_align.settings import AXES, PREFERENCE, Probe
 from tr_align.stats import bootstrap_means, interval
 
 ROOT = Path(__file__).parents[1]
@@ -37,8 +37,8 @@ class Made:
 
     unit = "points, 1 to 10"
 
-    def __init__(self, grade: Grade, choose: Choice | None = None) -> None:
-        self.grade, self.choose = grade, choose or self._by_grade
+    def __init__(self, grade: Grade, choose: Choice | None = None, axes: tuple[str, ...] = AXES) -> None:
+        self.grade, self.choose, self.axes = grade, choose or self._by_grade, axes
         self.calls: list[str] = []
         self.replies: Sequence[Reply] = []
         self.duels: Sequence[Duel] = []
@@ -54,7 +54,7 @@ class Made:
         ratings = []
         for reply in replies:
             grade = self.grade(reply.prompt[-1].content, reply.text)
-            axes = grade if isinstance(grade, dict) else dict.fromkeys(AXES, grade)
+            axes = grade if isinstance(grade, dict) else dict.fromkeys(self.axes, grade)
             ratings.append(Rating(reply.id, axes, {"raw": "rating"}))
         return ratings
 
@@ -265,6 +265,15 @@ def test_each_axis_is_held_against_the_pairs_that_fail_on_it() -> None:
 
 def test_an_axis_that_no_pair_fails_on_is_not_on_the_card() -> None:
     assert list(card(Made(knows), [pair(i, axis="detail") for i in range(12)])["axes"]) == ["detail"]
+
+
+def test_a_judge_of_one_axis_has_no_part_of_hc_on_its_card() -> None:
+    """On preferences and on pairs that name what is wrong: it knows no axis but its own."""
+    for pairs in ([pair(i) for i in range(12)], [pair(i, axis=AXES[i % 5]) for i in range(12)]):
+        found = card(Made(knows, axes=(PREFERENCE,)), pairs)
+        assert found["axes"] == {}
+        assert found["agreement_rating"] == found["agreement"] == share(1, 12)
+        assert found["missing"]["ratings"]["n_missing"] == 0
 
 
 def test_answers_that_cannot_be_read() -> None:

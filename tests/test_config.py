@@ -110,7 +110,14 @@ def test_the_embedded_preset_has_the_nine_methods_and_the_papers_reference_updat
         ([("seed", -1)], "seed: input should be greater than or equal to 0"),
         ([("score.bootstrap", 99)], "score.bootstrap: input should be greater than or equal to 100"),
         ([("data.source", "embeded")], "data.source: input should be 'embedded', 'anthropic_hh', 'tldr', 'ultraf"),
-        ([("judge.name", "gpt")], "judge.name: input should be 'probe' or 'openai' (it is 'gpt')"),
+        ([("judge.name", "gpt")], "judge.name: input should be 'probe', 'reward' or 'openai' (it is 'gpt')"),
+        ([("judge.reward", {"modle": "x"})], "judge.reward.modle: unknown key; did you mean 'model'?"),
+        ([("judge.reward", {"learning_rate": 0})], "judge.reward.learning_rate: input should be greater than 0"),
+        ([("judge.reward", {"epochs": 0})], "judge.reward.epochs: input should be greater than or equal to 1"),
+        ([("judge.reward", {"batch_size": True})], "judge.reward.batch_size: has to be a number (it is True)"),
+        ([("judge.reward", {"warmup_steps": -1})], "judge.reward.warmup_steps: input should be greater than or equal"),
+        ([("judge.reward", {"held_out": 1.0})], "judge.reward.held_out: input should be less than 1"),
+        ([("judge.reward", {"seed": -1})], "judge.reward.seed: input should be greater than or equal to 0"),
         ([("judge.max_usd", 0)], "judge.max_usd: input should be greater than 0 (it is 0)"),
         ([("judge.max_usd", -1)], "judge.max_usd: input should be greater than 0 (it is -1)"),
         ([("judge.max_usd", True)], "judge.max_usd: has to be a number (it is True)"),
@@ -162,7 +169,14 @@ def test_the_embedded_preset_has_the_nine_methods_and_the_papers_reference_updat
             "methods.tr_ipo_hard: has to read {'loss': 'ipo', 'update': 'hard', 'base': 'ipo', "
             "'moves': 'ref_update.tau', 'interval': 'ref_update.tau'}",
         ),
-        ([("methods.ipo", GONE)], "methods.tr_ipo_soft: is compared with ipo, which is missing; add it"),
+        (
+            [("methods.ipo", GONE)],
+            "methods.tr_ipo_soft: is compared with ipo, which is missing; add it, or write base: sft",
+        ),
+        ([("methods.tr_ipo_soft.base", "dpo")], "methods.tr_ipo_soft: has to read {'loss': 'ipo', 'update': 'soft', "),
+        ([("ood.prompts", 1)], "ood.prompts: input should be greater than or equal to 2 (it is 1)"),
+        ([("ood.prompts", True)], "ood.prompts: has to be a number (it is True)"),
+        ([("data.judge", "hh")], "data.judge: input should be 'embedded' or 'source' (it is 'hh')"),
         ([("align.evaluate_at", [0.5])], "align.evaluate_at: has to increase and to end with 1.0"),
         ([("align.evaluate_at", [0.7, 0.3, 1.0])], "align.evaluate_at: has to increase and to end with 1.0"),
         ([("align.evaluate_at", [0.5, 0.5, 1.0])], "align.evaluate_at: has to increase and to end with 1.0"),
@@ -250,6 +264,19 @@ def test_without_soft_or_hard_methods_no_reference_has_to_move(tmp_path: Path) -
 @pytest.mark.parametrize("path", PRESETS, ids=[path.stem for path in PRESETS])
 def test_no_preset_is_warned_of(path: Path) -> None:
     assert load_params(path).warnings() == []
+
+
+def test_a_method_may_be_trained_without_its_base(tmp_path: Path) -> None:
+    """It meets the SFT model alone then; everything else of it stays as it is."""
+    alone = {"tr_dpo_soft": EMBEDDED["methods"]["tr_dpo_soft"] | {"base": "sft"}}
+    (method,) = load(tmp_path, ("methods", alone)).methods.values()
+    assert method == METHODS["tr_dpo_soft"].model_copy(update={"base": "sft"}) != METHODS["tr_dpo_soft"]
+
+
+@pytest.mark.parametrize(("asked", "curve", "expected"), [(None, 20, 20), (None, 1, 2), (40, 20, 40), (2, 20, 2)])
+def test_prompts_whose_fixed_texts_are_measured(asked: int | None, curve: int, expected: int, tmp_path: Path) -> None:
+    """Those that are asked for, else those of the curves; one has no interval."""
+    assert load(tmp_path, ("ood.prompts", asked), ("generate.curve_prompts", curve)).ood_prompts == expected
 
 
 def test_an_adapter_is_asked_for_with_its_rank(tmp_path: Path) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from tr_align import models
 from tr_align.config import load_params
 from tr_align.errors import UserError
+from tr_align.judges import reward
 from tr_align.judges.base import Duel, Rating, Reply, Verdict
 from tr_align.judges.openai import OpenAIJudge
 from tr_align.judging import judge_replies, last_step, load_judge
-from tr_align.settings import AXES
+from tr_align.settings import AXES, RewardModel
 
 Row = dict[str, Any]
 
@@ -22,6 +24,7 @@ class Longest:
     """Rates a reply by its length and prefers the longer one; keeps what it was asked."""
 
     unit = "characters"
+    axes = AXES
 
     def __init__(self) -> None:
         self.rated: list[Reply] = []
@@ -101,6 +104,16 @@ def test_an_opponent_that_did_not_answer_is_an_error() -> None:
 
 def test_the_last_step_is_the_highest() -> None:
     assert [row["reply"] for row in last_step([OURS[1], OURS[0], OURS[2]])] == ["longer", "tiny"]
+
+
+def test_a_stored_reward_model_is_loaded(tmp_path: Path) -> None:
+    settings = load_params(Path(__file__).parents[1] / "params.yaml").judge.model_copy(update={"name": "reward"})
+    model, tokenizer = reward.untrained(RewardModel(model=models.RANDOM))
+    models.save(model, tokenizer, tmp_path)
+    (tmp_path / "reward.json").write_text('{"middle": 0.5, "half_gap": 2.0}')
+    judge = load_judge(settings, tmp_path)
+    assert isinstance(judge, reward.RewardJudge)
+    assert (judge.scale, judge.read.batch_size) == (reward.Scale(0.5, 2.0), settings.reward.batch_size)
 
 
 def test_the_judge_of_the_settings_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,12 +34,12 @@ def pairs(prompts: int, each: int = 1) -> list[Pair]:
     ]
 
 
-def params(judge: str = "probe", source: str = "embedded", **calibrate: Any) -> Params:
+def params(judge: str = "probe", source: str = "embedded", split: str = "embedded", **calibrate: Any) -> Params:
     made = load_params(ROOT / "params.yaml")
     return made.model_copy(
         update={
             "judge": made.judge.model_copy(update={"name": judge}),
-            "data": made.data.model_copy(update={"source": source, "path": "mine.jsonl"}),
+            "data": made.data.model_copy(update={"source": source, "path": "mine.jsonl", "judge": split}),
             "calibrate": made.calibrate.model_copy(update=calibrate),
         }
     )
@@ -55,13 +55,42 @@ def test_the_probe_is_measured_on_the_prompts_that_its_fit_left_out() -> None:
     assert source == "answers written to be right or wrong"
 
 
+def test_a_reward_model_is_measured_on_the_prompts_that_its_own_fit_left_out() -> None:
+    """Half of eight, where the probe's settings would leave two."""
+    split = pairs(8, each=5)
+    write_pairs("data/prepared/judge.jsonl", split)
+    made = params("reward")
+    half = made.judge.model_copy(update={"reward": made.judge.reward.model_copy(update={"held_out": 0.5})})
+    used, _ = labelled.for_judge(made.model_copy(update={"judge": half}))
+    assert {pair.prompt_id for pair in used} == {pair.prompt_id for pair in split[:4]} and len(used) == 20
+
+
 @pytest.mark.parametrize("source", ["embedded", "anthropic_hh", "tldr", "ultrafeedback", "files"])
 def test_an_endpoint_is_measured_on_the_whole_judge_split(source: str) -> None:
-    """It saw none of it; and the judge split is embedded data whatever the policies learn from."""
+    """It saw none of it; and the judge split is embedded data, whatever the policies learn from."""
     write_pairs("data/prepared/judge.jsonl", pairs(8, each=5))
     used, labels = labelled.for_judge(params("openai", source))
     assert len(used) == 40
     assert labels == "answers written to be right or wrong"
+
+
+@pytest.mark.parametrize(
+    ("source", "labels"),
+    [
+        ("anthropic_hh", "human preferences"),
+        ("tldr", "human preferences"),
+        ("ultrafeedback", "an AI judge's scores"),
+        ("files", "the labels of mine.jsonl"),
+    ],
+)
+@pytest.mark.parametrize(("judge", "count"), [("probe", 2), ("openai", 8)])
+def test_a_judge_split_of_the_source_has_the_labels_of_the_source(
+    judge: str, count: int, source: str, labels: str
+) -> None:
+    """Of eight prompts the probe's fit leaves a quarter out."""
+    write_pairs("data/prepared/judge.jsonl", pairs(8))
+    used, found = labelled.for_judge(params(judge, source, split="source"))
+    assert (len(used), found) == (count, labels)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tr_align.config import METHODS, Params, load_params
 from tr_align.data.schema import Message, Pair
 from tr_align.errors import UserError
 from tr_align.preflight import check_machine, check_settings, check_splits, judge_calls
-from tr_align.settings import Launch
+from tr_align.settings import Launch, RewardModel
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,6 +55,15 @@ def test_a_model_that_is_not_there(name: str) -> None:
         check_settings(changed("model", name=name))
 
 
+@pytest.mark.parametrize(("judge", "refused"), [("reward", True), ("probe", False)])
+def test_the_model_of_a_reward_model_is_looked_for_where_it_is_the_judge(judge: str, refused: bool) -> None:
+    params = changed("judge", name=judge, reward=RewardModel(model="./nowhere"))
+    if not refused:
+        return check_settings(params)
+    with pytest.raises(UserError, match=r"^judge\.reward\.model: there is no folder"):
+        check_settings(params)
+
+
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"model\.name"):
@@ -81,17 +90,24 @@ def test_fewer_foreign_texts_than_prompts_is_a_warning(tmp_path: Path, capsys: p
     params = foreign_texts(tmp_path / "own.jsonl", 5)
     check_settings(params)
     assert capsys.readouterr().err == (
-        f"warning: ood.texts: {tmp_path}/own.jsonl has 5 texts, and generate.curve_prompts asks for 6 prompts: "
-        "log-probabilities of fixed texts are measured on the first 5, for each takes a text\n"
+        f"warning: ood.texts: {tmp_path}/own.jsonl has 5 texts, and 6 prompts are asked for (ood.prompts, or "
+        "generate.curve_prompts): fixed texts are measured on the first 5, for each takes a text\n"
     )
     check_settings(foreign_texts(tmp_path / "own.jsonl", 6))
     assert capsys.readouterr().err == ""
     many = params.model_copy(update={"generate": params.generate.model_copy(update={"curve_prompts": 500})})
     foreign_texts(tmp_path / "own.jsonl", 11)
     check_settings(many)
-    assert "has 11 texts, and generate.curve_prompts asks for 12 prompts" in capsys.readouterr().err
+    assert "has 11 texts, and 12 prompts are asked for (ood.prompts" in capsys.readouterr().err
     foreign_texts(tmp_path / "own.jsonl", 12)
     check_settings(many)
+    assert capsys.readouterr().err == ""
+    few = many.model_copy(update={"ood": many.ood.model_copy(update={"prompts": 4})})
+    foreign_texts(tmp_path / "own.jsonl", 3)
+    check_settings(few)
+    assert "has 3 texts, and 4 prompts are asked for (ood.prompts" in capsys.readouterr().err
+    foreign_texts(tmp_path / "own.jsonl", 4)
+    check_settings(few)
     assert capsys.readouterr().err == ""
 
 

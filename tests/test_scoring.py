@@ -9,7 +9,7 @@ import pytest
 
 from tr_align.errors import UserError
 from tr_align.scoring import score
-from tr_align.settings import AXES
+from tr_align.settings import AXES, PREFERENCE
 
 Row = dict[str, Any]
 
@@ -96,6 +96,21 @@ def test_the_trained_models_numbers_by_hand() -> None:
     assert set(final) == {"judge_bias"} | set(means) | {f"{key}_ci" for key in means} - {
         f"{key}_ci" for key in without_interval
     }
+
+
+def test_a_judge_of_one_axis_by_hand() -> None:
+    """HC is that axis; none of the five is among the numbers."""
+    ratings = zip((3.0, 6.0, None, 1.0, 2.0), REPLIES, strict=True)
+    rows: list[Row] = [
+        {"kind": "rating", "step": row["step"], "prompt_id": row["prompt_id"], "axes": {PREFERENCE: points}}
+        for points, row in ratings
+    ]
+    found = score(REPLIES, rows, {}, 200, 0)
+    final = found["final"]
+    assert final["hc"] == final[PREFERENCE] == 4.5 and final["hc_ci"] == final[f"{PREFERENCE}_ci"] == [3.0, 6.0]
+    assert final["n_missing"] == 1
+    assert [point["hc"] for point in found["curve"]] == [point[PREFERENCE] for point in found["curve"]] == [1.5, 4.5]
+    assert not set(AXES) & (set(final) | set(found["curve"][0]))
 
 
 def test_the_judges_bias_by_hand() -> None:

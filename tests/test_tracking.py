@@ -20,8 +20,8 @@ import pytest
 
 from tr_align import tracking
 from tr_align.config import METHODS, Params, load_params
-from tr_align.settings import AXES
-from tr_align.tracking import Model
+from tr_align.settings import AXES, PREFERENCE
+from tr_align.tracking import Model, views
 from tr_align.tracking import live as live_module
 from tr_align.tracking import store as stores
 from tr_align.tracking.identity import run_tags
@@ -345,6 +345,31 @@ def test_the_table_of_replies_is_light_and_says_how_each_was_judged() -> None:
     assert rows[0]["hc"] is None and rows[0]["detail"] is None and rows[1]["hc"] == 6.0
     assert rows[1]["prompt"] == "Why?" and rows[1]["reply"] == "1\n<b>" and rows[1]["kl"] == 0.12
     json.dumps(table, allow_nan=False)
+
+
+@pytest.mark.parametrize("axes", [AXES, (PREFERENCE,)], ids=["five", "one"])
+def test_the_view_of_the_runs_has_a_column_for_each_axis_that_hc_is_the_mean_of(
+    axes: tuple[str, ...], store: Path
+) -> None:
+    made = {}
+    for name, model in files().items():
+        final = {key: value for key, value in model.final.items() if key != "detail"}
+        made[name] = replace(model, final=final | dict.fromkeys(axes, 5.5))
+    params = settings()
+    publish(params, made)
+    tracker = tracking.Tracker(params.mlflow.experiment)
+    tags = tracker.client.get_experiment(tracker.experiment).tags
+    columns = json.loads(json.loads(tags[views.PREFIX + views.TABLE])["state"])["selectedColumns"]
+    shown = [name.removeprefix("metrics.`").rstrip("`") for name in columns if name.startswith("metrics.")]
+    assert shown == ["kl", "hc", "win_rate_vs_sft", "win_rate_vs_base", *(axes if axes == AXES else ())]
+
+
+def test_the_table_of_a_judge_of_one_axis_has_it_once() -> None:
+    row = {"step": 5, "prompt_id": "p", "prompt": [{"role": "user", "content": "Why?"}], "reply": "So.", "tokens": 3}
+    judgements = [{"kind": "rating", "step": 5, "prompt_id": "p", "axes": {PREFERENCE: 6.25}}]
+    table = reply_table([row | {"kl": 1.0}], judgements)
+    assert table["columns"] == ["prompt", "reply", "vs_sft", "vs_base", "hc", "kl", "tokens"]
+    assert table["data"] == [["Why?", "So.", "", "", 6.25, 1.0, 3]]
 
 
 def test_replies_are_kept_with_the_run_once_and_anew_when_they_change(store: Path) -> None:

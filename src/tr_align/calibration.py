@@ -20,7 +20,6 @@ from tr_align.metrics.bias import bias
 from tr_align.metrics.diversity import words
 from tr_align.metrics.win_rate import outcome
 from tr_align.rivals import ATTACKS_A_PAIR, OBVIOUS, OTHER_PROMPT, SUITE_PAIRS, Rival, rivals
-from tr_align.settings import AXES
 from tr_align.stats import Array, bootstrap_means, independent, interval, mean_ci, share_ci
 
 Row = dict[str, Any]
@@ -51,7 +50,7 @@ def calibrate(
         card is {value, ci, n, n_missing}; its value and interval are None where no answer could be read. It has
 
         - agreement: the chosen reply is preferred over both orders (a flip is a tie, ties count half);
-          agreement_rating: HC, the mean of the five axes, ranks it higher (equal counts half); axes: the same of the
+          agreement_rating: HC, the mean of its axes, ranks it higher (equal counts half); axes: the same of the
           axis that the rejected reply fails on, by axis.
         - verdict, verdict_rating: whether these two are "better than", "no better than" or "worse than chance".
         - bias: of :func:`tr_align.metrics.bias.bias`, the chosen reply being `a`.
@@ -102,7 +101,7 @@ def calibrate(
         "agreement_rating": bootstrap.share(higher, prompts),
         "verdict": bootstrap.verdict(right, prompts),
         "verdict_rating": bootstrap.verdict(higher, prompts),
-        "axes": _axes(pairs, answers, bootstrap, prompts),
+        "axes": _axes(judge.axes, pairs, answers, bootstrap, prompts),
         "bias": bias(met, resamples, seed),
         "length": _length(right, np.array([ours - theirs for ours, theirs in lengths]), prompts, bootstrap),
         "obvious": _obvious(against, answers, bootstrap, prompts),
@@ -166,7 +165,7 @@ class _Answers:
         return as_number(self.ratings[reply].axes[axis])
 
     def hc(self, reply: str) -> float:
-        """The mean of the five axes; NaN if one was not read."""
+        """The mean of the axes; NaN if one was not read."""
         return hc(self.ratings[reply].axes)
 
 
@@ -218,9 +217,9 @@ def _higher(good: float, bad: float) -> float:
     return math.nan if math.isnan(good) or math.isnan(bad) else (np.sign(good - bad) + 1) / 2
 
 
-def _axes(pairs: Sequence[Pair], answers: _Answers, bootstrap: _Bootstrap, prompts: Any) -> Row:
+def _axes(axes: Sequence[str], pairs: Sequence[Pair], answers: _Answers, bootstrap: _Bootstrap, prompts: Any) -> Row:
     found = {}
-    for axis in AXES:
+    for axis in axes:
         rows = [index for index, pair in enumerate(pairs) if pair.axis == axis]
         if rows:
             ids = [(f"{index}/chosen", f"{index}/rejected") for index in rows]

@@ -72,8 +72,9 @@ class Params(Strict):
                 raise ValueError(f"methods.{name}: unknown method{_closest(name, METHODS)}")
             expected = METHODS[name]
             # Without its base a method is trained as ever, and meets the SFT model alone in duels.
-            if method != expected and method != expected.model_copy(update={"base": "sft"}):
-                raise ValueError(f"methods.{name}: has to read {expected.model_dump()}")
+            allowed = {"learning_rate": method.learning_rate}
+            if method not in (expected.model_copy(update=allowed | {"base": base}) for base in (expected.base, "sft")):
+                raise ValueError(f"methods.{name}: has to read {expected.model_dump(exclude_none=True)}")
             if method.base != "sft" and method.base not in self.methods:
                 raise ValueError(
                     f"methods.{name}: is compared with {method.base}, which is missing; add it, or write base: sft"
@@ -107,6 +108,15 @@ class Params(Strict):
             return Params.model_validate(raw)
         except ValidationError as error:
             raise ValueError(f"sweep.{key}: {_explain(error.errors()[0])}") from error
+
+    def learning_rate(self, method: str) -> float:
+        """The learning rate that a method is trained with."""
+        return self.methods[method].learning_rate or self.align.learning_rate
+
+    @property
+    def split_seed(self) -> int:
+        """By which prompts are dealt to the splits."""
+        return self.seed if self.data.seed is None else self.data.seed
 
     @property
     def ood_prompts(self) -> int:

@@ -15,12 +15,17 @@ Row = dict[str, Any]
 
 
 def load_judge(settings: JudgeSettings, folder: Path) -> Judge:
-    """The judge named in params.yaml: the stored probes in `folder`, or an endpoint, all of whose answers are kept."""
+    """The judge named in params.yaml: the one fitted and stored in `folder`, or an endpoint, all of whose answers are
+    kept."""
     if settings.name == "openai":
         from tr_align.judges.cache import default_path
         from tr_align.judges.openai import OpenAIJudge
 
         return OpenAIJudge(settings.openai, default_path(), settings.max_usd)
+    if settings.name == "reward":
+        from tr_align.judges import reward
+
+        return reward.load(folder, settings.reward.batch_size)
     from tr_align.judges import probe
 
     return probe.load(folder, settings.probe)

@@ -17,7 +17,13 @@ from tr_align.settings import Judge
 
 PREPARED = Path("data/prepared")
 JUDGE_SPLIT = PREPARED / "judge.jsonl"
-EMBEDDED = "answers written to be right or wrong"
+LABELS = {
+    "embedded": "answers written to be right or wrong",
+    "anthropic_hh": "human preferences",
+    "tldr": "human preferences",
+    "ultrafeedback": "an AI judge's scores",
+}
+"""Who says which reply is better, by data.source; of `files` it is not known."""
 
 
 def for_judge(params: Params) -> tuple[list[Pair], str]:
@@ -29,29 +35,24 @@ def for_judge(params: Params) -> tuple[list[Pair], str]:
         UserError: the file is missing or cannot be read.
     """
     path = Path(params.calibrate.path)
-    if path == JUDGE_SPLIT:
-        # This split is embedded data whatever data.source is.
-        pairs, source = unseen(read_pairs(path), params.judge), EMBEDDED
-    elif path.parent == PREPARED:
-        sources = {
-            "embedded": EMBEDDED,
-            "anthropic_hh": "human preferences",
-            "tldr": "human preferences",
-            "ultrafeedback": "an AI judge's scores",
-        }
-        pairs, source = read_pairs(path), sources.get(params.data.source, f"the labels of {params.data.path}")
+    if path.parent == PREPARED:
+        pairs, labels = read_pairs(path), params.data.source
+        if path == JUDGE_SPLIT:
+            pairs = unseen(pairs, params.judge)
+            labels = labels if params.data.judge == "source" else "embedded"
+        source = LABELS.get(labels, f"the labels of {params.data.path}")
     else:
         pairs, source = read(path, "calibrate.path", params.data.system_prompt), str(path)
     return choose(pairs, params.calibrate.pairs, params.seed), source
 
 
 def unseen(pairs: Sequence[Pair], judge: Judge) -> list[Pair]:
-    """Those pairs of the judge split that the judge was not fitted on: all of them, unless it is the embedded one."""
-    if judge.name != "probe":
+    """Those pairs of the judge split that the judge was not fitted on: all of them, if it is an endpoint."""
+    if judge.name == "openai":
         return list(pairs)
     from tr_align.judges.probe import held_out_prompts
 
-    held_out = held_out_prompts(pairs, judge.probe)
+    held_out = held_out_prompts(pairs, judge.reward if judge.name == "reward" else judge.probe)
     return [pair for pair in pairs if pair.prompt_id in held_out]
 
 

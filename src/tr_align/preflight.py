@@ -29,6 +29,10 @@ def check_settings(params: Params) -> None:
     check_engine(params.generate, params.launch.generate)
     check_machine(params)
     _check_foreign_texts(params)
+    if params.judge.name == "reward":
+        from tr_align.judges import reward
+
+        reward.check(params.judge.reward)
     if params.judge.name == "openai":
         from tr_align.judges.cache import default_path
         from tr_align.judges.openai import OpenAIJudge
@@ -45,8 +49,9 @@ def _check_foreign_texts(params: Params) -> None:
     asked = min(params.ood_prompts, params.data.splits.evaluation)
     if texts < asked:
         print(
-            f"warning: ood.texts: {params.ood.texts} has {texts} texts, and {asked} prompts are asked for (ood.prompts, "
-            f"or generate.curve_prompts): fixed texts are measured on the first {texts}, for each takes a text",
+            f"warning: ood.texts: {params.ood.texts} has {texts} texts, and {asked} prompts are asked for "
+            f"(ood.prompts, or generate.curve_prompts): fixed texts are measured on the first {texts}, for each takes "
+            "a text",
             file=sys.stderr,
         )
 

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from tr_align.errors import UserError
-from tr_align.judges.base import as_number, hc
+from tr_align.judges.base import as_number, axes_of, hc
 from tr_align.judging import last_step
 from tr_align.metrics.bias import bias, pairs_of
 from tr_align.metrics.diversity import distinct, self_bleu, words
 from tr_align.metrics.win_rate import outcome, win_tie_lose
-from tr_align.settings import AXES
 from tr_align.stats import Array, mean_ci, share_ci
 
 Row = dict[str, Any]
@@ -33,7 +32,7 @@ def score(
         opponents: the replies of those it met in duels, by name ("sft", "base"); none for the SFT model.
         resamples: bootstrap resamples of the prompts behind each 95 % interval.
     Returns:
-        `curve`: per step kl, hc and the axes, each with `_lo` and `_hi`, and n_prompts.
+        `curve`: per step kl, hc and the judge's axes, each with `_lo` and `_hi`, and n_prompts.
         `final`: the trained model's kl, log_ratio, hc, axes and, against "sft" and "base", win_rate, win, tie and
         lose, each with `_ci` (None where it met none); n_prompts, n_missing (its axis ratings and duel outcomes for
         which the judge's answer could not be read); self_bleu, distinct_1 to distinct_3, reply_words, reply_tokens
@@ -55,7 +54,7 @@ def score(
     trained = last_step(replies)
     last = curve[-1]
     final: Row = {}
-    for name in ("kl", "log_ratio", "hc", *AXES):
+    for name in ("kl", "log_ratio", "hc", *axes_of(judgements)):
         final |= {name: last[name], f"{name}_ci": [last[f"{name}_lo"], last[f"{name}_hi"]]}
     missing = sum(value is None for row in trained for value in ratings[last["step"], row["prompt_id"]].values())
     judge_bias: Row = {}
@@ -80,8 +79,8 @@ def score(
 
 
 def _measures(rows: Sequence[Row], axes: Sequence[dict[str, float | None]]) -> dict[str, Array]:
-    """Values a prompt, shape (n,) each; hc is the mean of the five axes, missing if one of them is."""
-    values = {axis: np.array([as_number(rating[axis]) for rating in axes]) for axis in AXES}
+    """Values a prompt, shape (n,) each; hc is the mean of a rating's axes, missing if one of them is."""
+    values = {axis: np.array([as_number(rating[axis]) for rating in axes]) for axis in axes[0]}
     kl = np.array([row["kl"] for row in rows], dtype=float)
     ratio = np.array([row["log_ratio"] for row in rows], dtype=float)
     return {"kl": kl, "log_ratio": ratio, "hc": np.array(list(map(hc, axes))), **values}

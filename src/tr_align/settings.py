@@ -27,6 +27,9 @@ Positive = Annotated[Real, Field(gt=0)]
 AXES = ("coherence", "correctness", "helpfulness", "harmlessness", "detail")
 """The five human-centric (HC) axes of arXiv 2404.09656 v1; `detail` is its "level of detail"."""
 
+PREFERENCE = "preference"
+"""The one axis of a judge that was fitted on preferences, which do not say what is wrong with the rejected reply."""
+
 
 TOY_ACTIONS = 3
 """At each state of the toy tree, as in Rafailov et al. 2024 (arXiv 2406.02900)."""
@@ -69,6 +72,8 @@ class Data(Strict):
     subsets: Annotated[list[str], Field(min_length=1)] | None = None
     sft: SftData | None = None
     judge: Literal["embedded", "source"] = "embedded"
+    seed: Natural | None = None
+    """Of the splits; None: the run's own. Given, runs of several seeds have prompts and judge in common."""
     system_prompt: str | None = None
     splits: Splits
     max_prompt_tokens: Count
@@ -100,6 +105,8 @@ class Method(Strict):
     base: str
     moves: str
     interval: str
+    learning_rate: Positive | None = None
+    """In place of `align.learning_rate`, for methods that were tuned one by one."""
 
 
 class Lora(Strict):
@@ -190,6 +197,19 @@ class Probe(Strict):
     batch_size: Count
 
 
+class RewardModel(Strict):
+    """The judge that is trained on preferences; `seed` is its own, so that runs of several seeds have one judge."""
+
+    model: str = "packaged:smollm2-135m-instruct"
+    revision: str | None = None
+    seed: Natural = 1
+    held_out: Annotated[Real, Field(gt=0, lt=1)] = 0.25
+    epochs: Count = 1
+    batch_size: Count = 8
+    learning_rate: Positive = 1e-5
+    warmup_steps: Natural = 5
+
+
 PROMPTS = "src/tr_align/judges/prompts"
 
 
@@ -214,9 +234,10 @@ class OpenAIJudge(Strict):
 
 
 class Judge(Strict):
-    name: Literal["probe", "openai"]
+    name: Literal["probe", "reward", "openai"]
     max_usd: Positive | None = None
     probe: Probe
+    reward: RewardModel = RewardModel()
     openai: OpenAIJudge
 
 

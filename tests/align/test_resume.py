@@ -206,7 +206,7 @@ def make_trainer(
     params: Params, sft: Path, pairs: list[Pair], folder: Path, name: str = "dpo", task: Task | None = None
 ) -> Any:
     """As `train_method` makes it, but for the callbacks."""
-    args = training_arguments(params, params.methods[name].loss, folder)
+    args = training_arguments(params, name, folder)
     task = task or make_task(name, params, models.load_tokenizer(str(sft)), pairs, 1, gather)
     return AlignTrainer(model=load_policy(params, sft), args=args, task=task)
 

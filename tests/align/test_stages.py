@@ -20,11 +20,11 @@ STEPS = 30
 TWO = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
        "--main_process_port", "0"]  # fmt: skip
 OUTPUTS = {
-    "sft": ["models/sft/model.safetensors", "reports/train/sft.jsonl"],
+    "sft": ["models/sft/model.safetensors", "logs/sft.jsonl"],
     "align": [
         "models/tr_dpo_soft/step-00015/model.safetensors",
         "models/tr_dpo_soft/step-00030/model.safetensors",
-        "reports/train/tr_dpo_soft.jsonl",
+        "logs/tr_dpo_soft.jsonl",
     ],
 }
 

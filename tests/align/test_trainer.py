@@ -66,7 +66,7 @@ def train(
     name: str, params: Params, sft: Path, pairs: list[Pair], folder: Path, kind: type[Watched] = Watched
 ) -> tuple[Recorder, Any]:
     recorder = Recorder()
-    args = training_arguments(params, METHODS[name].loss, folder)
+    args = training_arguments(params, name, folder)
     task = make_task(name, params, models.load_tokenizer(str(sft)), pairs, 1, gather)
     trainer = kind(model=load_policy(params, sft), args=args, task=task, callbacks=[recorder])
     trainer.train()

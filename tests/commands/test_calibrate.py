@@ -14,15 +14,16 @@ from tr_align import models
 from tr_align.commands import calibrate
 from tr_align.data.schema import Message, Pair
 from tr_align.errors import UserError
-from tr_align.judges import probe
+from tr_align.judges import probe, reward
 from tr_align.judges.base import Duel, Rating, Reply, Verdict
-from tr_align.settings import AXES, Probe
+from tr_align.settings import AXES, Probe, RewardModel
 
 
 class Knows:
     """A judge that prefers what starts with "good"; it keeps the prompts that it was asked about."""
 
     unit = "points, 1 to 10"
+    axes = AXES
 
     def __init__(self) -> None:
         self.prompts: list[list[Message]] = []
@@ -120,11 +121,11 @@ def test_a_file_that_is_missing_or_too_small(judge: Knows) -> None:
     assert judge.prompts == []
 
 
-def test_a_probe_is_not_measured_on_the_split_that_fitted_it(judge: Knows) -> None:
+def test_a_fitted_judge_is_not_measured_on_its_own_split(judge: Knows) -> None:
     split = Path("data/prepared/judge.jsonl")
     split.parent.mkdir(parents=True)
     split.write_text(Path("own.jsonl").read_text())
-    with pytest.raises(UserError, match=r"fitted the probe, .*dvc repro calibrate"):
+    with pytest.raises(UserError, match=r"fitted the judge, .*dvc repro calibrate"):
         run("--pairs", "data/../data/prepared/judge.jsonl", "--judge", "models/judge")
     # An endpoint has not seen it.
     run("--pairs", "data/prepared/judge.jsonl", "--model", "m")
@@ -145,4 +146,14 @@ def test_a_stored_probe(judge: Knows, monkeypatch: pytest.MonkeyPatch) -> None:
     run("--pairs", "own.jsonl", "--judge", "stored", "--out", "card.json")
     card = read("card.json")
     assert card["agreement"]["n"] == 20 and card["bias"]["consistent"] == 1.0
+    assert judge.prompts == []
+
+
+def test_a_stored_reward_model(judge: Knows) -> None:
+    model, tokenizer = reward.untrained(RewardModel(model=models.RANDOM))
+    models.save(model, tokenizer, "stored")
+    Path("stored/reward.json").write_text('{"middle": 0.0, "half_gap": 1.0}')
+    run("--pairs", "own.jsonl", "--judge", "stored", "--n", "4", "--out", "card.json")
+    # It is untrained, so what it prefers says nothing; but it does so in either order.
+    assert read("card.json")["agreement"]["n"] == 4 and read("card.json")["bias"]["consistent"] == 1.0
     assert judge.prompts == []

@@ -78,7 +78,7 @@ def test_what_is_no_folder_is_a_revision(workspace: Path, built: Built, monkeypa
 
 
 def test_what_is_left_out_is_noted(workspace: Path, built: Built, capsys: pytest.CaptureFixture[str]) -> None:
-    write(workspace / "odd", Made(settings={"align.learning_rate": 0.5}))
+    write(workspace / "odd", Made(settings={"align.max_grad_norm": 0.5}))
     (workspace / "one" / "likelihoods" / "dpo.jsonl").unlink()
     assert cli.main(["report", "one", "odd"]) == 0
     assert seeds(built[0][0]) == [("this workspace", 0), ("one", 1)]
@@ -118,3 +118,57 @@ def test_the_whole_report_of_two_seeds(
     assert verdict in capsys.readouterr().out
     assert verdict in Path("joined/index.html").read_text(encoding="utf-8")
     assert "TR-DPO soft" in Path("joined/table.md").read_text(encoding="utf-8")
+
+
+# Judges side by side.
+
+
+def judged(folder: Path, effect: float, verdict: str) -> Path:
+    row = {"id": "matched_kl/x", "kind": "matched_kl", "claim": "x", "unit": "HC points", "effect": effect}
+    row |= {"ci": [effect - 0.1, effect + 0.1], "p_holm": 0.01, "verdict": verdict, "kl": 4.0, "beta": None}
+    row |= {"n_prompts": 64, "seeds": [0]}
+    folder.mkdir()
+    (folder / "claims.json").write_text(json.dumps([row]), encoding="utf-8")
+    return folder / "claims.json"
+
+
+def test_judges_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    paths = judged(tmp_path / "probe", 0.5, "supported"), judged(tmp_path / "other", 0.05, "inconclusive")
+    assert cli.main(["report", "--judges", str(paths[0]), f"reward={paths[1]}", "--out", "both"]) == 0
+    shown = capsys.readouterr().out
+    text = Path("both/judges.md").read_text(encoding="utf-8")
+    assert text in shown and "Table: both/judges.md   Rows: both/judges.json" in shown
+    assert text.startswith("| claim | probe | verdict | reward | verdict |  |\n") and "depends on the judge |" in text
+    (row,) = json.loads(Path("both/judges.json").read_text(encoding="utf-8"))
+    assert list(row["judges"]) == ["probe", "reward"] and row["depends"] is True
+    assert not Path("both/index.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["probe/claims.json"], "--judges: give the claims.json of two reports or more"),
+        (["probe/claims.json", "probe=other/claims.json"], "--judges: two of them are called probe; give names, as in"),
+        (
+            ["probe/claims.json", "other/nothing.json"],
+            "other/nothing.json: there is no such file; name the claims.json",
+        ),
+    ],
+)
+def test_judges_that_cannot_be_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    judged(tmp_path / "probe", 0.5, "supported")
+    judged(tmp_path / "other", 0.5, "supported")
+    assert cli.main(["report", "--judges", *given]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {message}")
+    assert not Path("reports").exists()
+
+
+def test_judges_and_runs_are_two_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["report", "--experiments", "--judges", "a", "b"]) == 1
+    assert capsys.readouterr().err.startswith("error: --judges compares reports that are there; leave out the runs")

@@ -141,6 +141,42 @@ def test_a_source_of_ones_own_spends_no_prompt_on_the_judge(tmp_path: Path, toke
     assert stats["splits"]["judge"] == {"prompts": 0, "pairs": 0}
 
 
+def test_a_judge_split_of_the_source_takes_prompts_of_its_own(tmp_path: Path, tokenizer: Any) -> None:
+    """Eleven prompts are dealt as 2, 3, 4 and 2, and the judge gets both pairs of each of its four.
+
+    A prompt that the embedded data has too is one like all others, and so is what the token limits drop.
+    """
+    asked = [load_requests()[0].prompt, *(f"question {n}" for n in range(10))]
+    rows = [{**row(n, chosen=chosen), "prompt": text} for n, text in enumerate(asked) for chosen in "ab"]
+    rows.append(row(50, chosen="long " * 600))
+    data = settings("files", save(tmp_path / "a.jsonl", rows), splits=SMALL, judge="source")
+    splits, stats = prepare(data, 0, tokenizer)
+    assert {name: len(prompts(found)) for name, found in splits.items()} == {
+        "sft": 2, "preferences": 3, "judge": 4, "evaluation": 2,
+    }  # fmt: skip
+    assert len(set().union(*map(prompts, splits.values()))) == 11
+    assert len(splits["judge"]) == 8 and {pair.axis for pair in splits["judge"]} == {None}
+    assert len(prompts(splits["judge"][:4])) == 4  # in rounds, as the preferences are
+    assert stats["dropped"] == {"reply_too_long": 1}
+    assert (stats["splits"]["judge"]["prompts"], stats["splits"]["judge"]["pairs"]) == (4, 8)
+    assert "careful_share" not in stats["splits"]["judge"]  # of human preferences nobody counted it
+    other, _ = prepare(data, 1, tokenizer)
+    assert prompts(other["judge"]) != prompts(splits["judge"])
+
+
+def test_a_judge_split_of_the_source_has_to_be_filled_by_it(tmp_path: Path, tokenizer: Any) -> None:
+    data = settings("files", save(tmp_path / "a.jsonl", [row(n) for n in range(10)]), splits=SMALL, judge="source")
+    with pytest.raises(UserError) as caught:
+        prepare(data, 0, tokenizer)
+    assert str(caught.value) == (
+        "there are 10 usable prompts, and data.splits asks for 11: sft 2, preferences 3, judge 4, evaluation 2; "
+        "lower data.splits.judge to 3"
+    )
+    assert len(prepare(data.model_copy(update={"judge": "embedded"}), 0, tokenizer)[0]["judge"]) == 20
+    with pytest.raises(UserError, match=r"^data\.judge: 'source' is for human preferences .*; make it 'embedded'$"):
+        prepare(settings(judge="source"), 0, tokenizer)
+
+
 def test_sft_and_evaluation_take_one_pair_a_prompt(tmp_path: Path, tokenizer: Any) -> None:
     rows = [row(n, chosen=c) for n in range(7) for c in ("b", "a", "c")]
     splits, _ = prepare(settings("files", save(tmp_path / "a.jsonl", rows), splits=SMALL), 0, tokenizer)

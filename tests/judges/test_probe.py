@@ -20,7 +20,7 @@ from tr_align.generation import encode_prompt
 from tr_align.judges import probe
 from tr_align.judges.base import Duel, Reply
 from tr_align.metrics.win_rate import outcome
-from tr_align.settings import AXES, Probe
+from tr_align.settings import AXES, PREFERENCE, Probe
 from tr_align.stats import mean_ci
 
 ROOT = Path(__file__).parents[2]
@@ -213,6 +213,91 @@ def test_a_split_without_an_axis(missing: str) -> None:
 def test_a_split_too_small_to_measure() -> None:
     with pytest.raises(UserError, match=r"1 pairs for coherence; raise data\.splits\.judge"):
         probe.fit(made_up(prompts=4), Table(vectors), SETTINGS)
+
+
+# One axis, fitted on preferences
+
+
+def preferences(prompts: int = 12) -> list[Pair]:
+    """A judge split of human preferences: nobody says what is wrong with the rejected reply."""
+    return [
+        Pair(prompt=asked(f"q{number}"), chosen=f"good {number}", rejected=f"poor {number}")
+        for number in range(prompts)
+    ]
+
+
+def test_preferences_give_one_probe_of_the_chosen_against_the_rejected_replies() -> None:
+    """It is what `fit_axis` makes of the nine prompts that are not held out, and of nothing else."""
+    probes, accuracy = probe.fit(preferences(), Table(vectors), SETTINGS)
+    good, poor = (
+        np.array([vectors(f"q{n}", f"{kind} {n}") for n in range(3, 12)], np.float32) for kind in ("good", "poor")
+    )
+    expected = probe.fit_axis(good, poor, SETTINGS.regularisation)
+    assert list(probes) == [PREFERENCE] == ["preference"]
+    assert np.array_equal(probes[PREFERENCE].weight, expected.weight)
+    assert (probes[PREFERENCE].middle, probes[PREFERENCE].half_gap) == (expected.middle, expected.half_gap)
+    assert {axis: row["n"] for axis, row in accuracy.items()} == {"preference": 3, "off_topic": 6}
+
+
+def test_accuracies_of_preferences_by_hand() -> None:
+    """The rejected reply to held-out prompt 1 looks best of all, and so does prompt 2's good reply under prompt 0."""
+
+    def tricky(prompt: str, text: str) -> Sequence[float]:
+        if (prompt, text) in (("q1", "poor 1"), ("q0", "good 2")):
+            return [9.0, 0.0, 0.0]
+        return vectors(prompt, text)
+
+    _, accuracy = probe.fit(preferences(), Table(tricky), SETTINGS)
+    assert accuracy["preference"]["right"] == [1.0, 0.0, 1.0]
+    assert accuracy["preference"]["accuracy"] == pytest.approx(2 / 3)
+    # Prompts 0, 1, 2 against the next reply but one: 1, 2, 0, and against the next but two: 2, 0, 1.
+    assert accuracy["off_topic"]["right"] == [1.0, 1.0, 1.0, 0.0, 1.0, 1.0]
+    assert list(probe.summary(accuracy, resamples=200, seed=0)) == ["preference", "off_topic"]
+
+
+@pytest.mark.parametrize("named", [1, 11])
+def test_a_split_of_which_some_pairs_name_an_axis(named: int) -> None:
+    pairs = [*made_up(axes=["detail"])[:named], *preferences()[named:]]
+    with pytest.raises(
+        UserError, match=rf"{named} of its 12 pairs name the axis .* fitted on one kind, .* data\.judge"
+    ):
+        probe.fit(pairs, Table(vectors), SETTINGS)
+
+
+def test_an_empty_split() -> None:
+    with pytest.raises(UserError, match=r"^the judge split has no pairs; raise data\.splits\.judge$"):
+        probe.fit([], Table(vectors), SETTINGS)
+
+
+def test_too_few_preferences_to_measure() -> None:
+    with pytest.raises(UserError, match=r"1 pairs for preference; raise data\.splits\.judge"):
+        probe.fit(preferences(prompts=4), Table(vectors), SETTINGS)
+
+
+def test_a_judge_of_preferences_rates_and_prefers_by_its_axis() -> None:
+    judge = probe.ProbeJudge(Table(quality), {PREFERENCE: probe.Axis(np.array([1.0, 0.0], np.float32), 0.0, 1.0)})  # type: ignore[arg-type]
+    assert judge.axes == (PREFERENCE,)
+    great, fair = judge.rate([Reply("a", asked("q"), "great"), Reply("b", asked("q"), "fair")])
+    assert great.axes == {PREFERENCE: pytest.approx(1 + 9 / (1 + np.exp(-4)))} and fair.axes == {PREFERENCE: 5.5}
+    assert (great.raw, fair.raw) == ({PREFERENCE: 2.0}, {PREFERENCE: 0.0})
+    duels = [
+        Duel("1", asked("q"), "great", "fair"),
+        Duel("2", asked("q"), "bad", "fair"),
+        Duel("3", asked("q"), "fair", "fine"),
+    ]
+    assert [verdict.preference for verdict in judge.prefer(duels)] == ["first", "second", "tie"]
+
+
+@pytest.mark.parametrize(("pairs", "axes"), [(preferences(), (PREFERENCE,)), (made_up(), AXES)], ids=["one", "five"])
+def test_a_stored_judge_keeps_its_axes(pairs: list[Pair], axes: tuple[str, ...], tmp_path: Path) -> None:
+    read = probe.base_features(models.RANDOM, SETTINGS)
+    probes, _ = probe.fit(pairs, read, SETTINGS)
+    probe.save(tmp_path, read, probes)
+    stored = probe.load(tmp_path, SETTINGS)
+    assert stored.axes == axes
+    assert tuple(stored.rate([Reply("a", asked("q0"), "good 0")])[0].axes) == axes
+    for axis in axes:
+        assert np.array_equal(stored.probes[axis].weight, probes[axis].weight)
 
 
 # The judge, on vectors that the tests choose

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tr_align.metrics.frontier import Curve, difference, losses, peak
+from tr_align.metrics.frontier import Curve, common_kl, contrast, difference, losses, peak
 
 
 def flat_curve(kl: list[float], quality: list[float], prompts: int = 6) -> Curve:
@@ -139,3 +139,36 @@ def test_the_interval_of_the_peak_covers_both_candidates() -> None:
     curve = Curve(np.repeat(np.array([[0.0], [5.0], [9.0]]), 30, 1), quality, [f"{i}" for i in range(30)])
     low, high = peak([curve], 500, 0).kl_ci
     assert (low, high) == (5.0, 9.0)
+
+
+def test_a_contrast_of_three_by_hand() -> None:
+    """At 2 nats the curves are at 1 + 2 * 2 / 4 = 2, at 1 + 6 * 2 / 8 = 2.5 and at 1: 2 - 2.5 / 2 - 1 / 2 = 0.25."""
+    groups = [[flat_curve([0, 4], [1, 3])], [flat_curve([0, 8], [1, 7])], [flat_curve([0, 5], [1, 1])]]
+    found = contrast(groups, [1.0, -0.5, -0.5], [2.0, 4.0], 100, 0)
+    assert [one.value for one in found] == pytest.approx([0.25, 3 - 4 / 2 - 1 / 2])
+    assert found[0].ci == pytest.approx([0.25, 0.25])
+    assert common_kl([curve for group in groups for curve in group]) == 4.0
+
+
+def test_a_difference_is_a_contrast() -> None:
+    """Two seeds of noise: the same numbers to the last digit, and the degrees of freedom of their t."""
+    generator = np.random.default_rng(3)
+    names = [f"p{i}" for i in range(12)]
+    ours, theirs = (
+        [Curve(np.stack([np.zeros(12), np.full(12, 5.0)]), generator.normal(6, 1, (2, 12)), names) for _ in range(2)]
+        for _ in range(2)
+    )
+    found = difference(ours, theirs, 200, 7)
+    assert contrast([ours, theirs], [1.0, -1.0], found.grid, 200, 7) == found.at
+    assert 1 <= found.at[-1].freedom < 12
+    assert difference(ours[:1], theirs[:1], 200, 7).at[-1].freedom == 11
+
+
+def test_one_method_alone_has_its_own_height() -> None:
+    (found,) = contrast([[flat_curve([0, 4], [1, 3])]], [1.0], [3.0], 50, 0)
+    assert found.value == pytest.approx(2.5)
+
+
+def test_what_has_no_kl_in_common() -> None:
+    with pytest.raises(ValueError, match="no range of KL"):
+        common_kl([flat_curve([0, 4], [1, 3]), flat_curve([0, 0], [1, 1])])

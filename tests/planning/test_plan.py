@@ -73,7 +73,7 @@ def test_the_text_says_what_is_assumed_and_what_it_costs(swept: Plan) -> None:
     text = table.text(swept, gpu_hour_usd=2.0, each=True)
     assert "Assumed, not measured: 35% of the h100's peak" in text
     assert "Mean tokens, assumed: 50% of the limits: prompt 200, reply 400; a sampled reply 6 (assumed)." in text
-    assert "Judge: 96 ratings and 216 comparisons by the probe, free" in text
+    assert "Judge: 96 ratings and 216 comparisons by a judge that runs here, free" in text
     rows = [line.split() for line in text.splitlines() if line.startswith("ref_update.alpha")]
     assert [row[1] for row in rows] == ["0.2", "0.9"]
     assert "3 runs" in text

@@ -86,7 +86,7 @@ def test_the_papers_sweeps(name: str) -> None:
     assert all(changed.warnings() == [] for _, _, changed in load(name).variants())
 
 
-@pytest.mark.parametrize("name", [*PYTHIA, *LLAMA, "hh-smollm2-135m"])
+@pytest.mark.parametrize("name", [*PYTHIA, *LLAMA, "hh-smollm2-135m-full"])
 def test_what_the_paper_leaves_open_is_swept(name: str) -> None:
     params = load(name)
     assert params.sweep["ref_update.every"] == [1, 16, 64] and params.ref_update.every in (1, 16, 64)

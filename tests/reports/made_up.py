@@ -217,6 +217,7 @@ def context() -> dict[str, Any]:
         "model": "smollm2-135m-instruct",
         "data": "the embedded preferences",
         "judge": "the embedded probe",
+        "axes": list(AXES),
         "hc_unit": "points, 1 to 10",
         "seeds": [0, 1],
         "betas": BETAS,
@@ -239,6 +240,18 @@ def context() -> dict[str, Any]:
             "The largest gap is +0.42 HC points [+0.11, +0.73], TR-DPO soft at 14 nats (64 prompts, 2 seeds).",
         ],
     }
+
+
+def one_axis() -> Report:
+    """The same by a judge that was fitted on preferences: HC has no parts."""
+    rows = [{name: row[name] for name in row if name.partition("_")[0] not in AXES} for row in points()]
+    accuracy = {name: {"accuracy": 0.62, "ci": [0.54, 0.7], "n": 150} for name in ("preference", "off_topic")}
+    told = [
+        row | {"replies": {c: r | {"axes": {"preference": r["hc"]}} for c, r in row["replies"].items()}}
+        for row in prompts()
+    ]
+    known = {"axes": [], "judge": "a probe fitted on preferences", "judge_accuracy": accuracy}
+    return report(points=rows, prompts=told, context=context() | known)
 
 
 def report(**changes: Any) -> Report:

@@ -16,7 +16,7 @@ from tr_align.reports.collect import collect
 from tr_align.reports.results import Report
 from tr_align.reports.runs import Run, from_folder, load
 from tr_align.scratch import write_rows
-from tr_align.settings import AXES
+from tr_align.settings import AXES, PREFERENCE
 
 ROOT = Path(__file__).parents[2]
 STEPS = (2, 4)
@@ -80,7 +80,9 @@ class Made:
     """Prompts that the policies before the last answer."""
     kl: Callable[[str, int, int], float] = kl
     hc: Callable[[str, int, int], float | None] = hc
-    """Mean of the five axes; None where one of them was not readable."""
+    """Mean of the axes; None where one of them was not readable."""
+    axes: Sequence[str] = AXES
+    """Of the judge: the five, or `preference`."""
     duel: Callable[[str, str, int], Verdicts | None] = duel
     """By method, "sft" or "base", and prompt; None where they did not meet."""
     text: Callable[[str, int, int], str] = text
@@ -104,8 +106,10 @@ class Made:
         return loaded
 
 
-def axes(mean: float | None) -> dict[str, float | None]:
+def axes(mean: float | None, named: Sequence[str] = AXES) -> dict[str, float | None]:
     """Ratings that differ, and whose mean is what was asked for: coherence 0.2 less, detail 0.2 more."""
+    if named == (PREFERENCE,):
+        return {PREFERENCE: mean}
     if mean is None:
         return {axis: None if axis == "harmlessness" else 5.0 for axis in AXES}
     return {axis: mean + (place - 2) / 10 for place, axis in enumerate(AXES)}
@@ -142,7 +146,7 @@ def write(folder: Path, made: Made | None = None) -> Path:
                 for kind in KINDS
             ]
             write_rows(folder / f"likelihoods/{method}.jsonl", rows)
-    accuracy = {axis: {"accuracy": 0.9, "ci": [0.8, 1.0], "n": 32} for axis in (*AXES, "off_topic")}
+    accuracy = {axis: {"accuracy": 0.9, "ci": [0.8, 1.0], "n": 32} for axis in (*made.axes, "off_topic")}
     (folder / "reports/judge.json").write_text(json.dumps(accuracy), encoding="utf-8")
     if made.toy is not None:
         (folder / "reports/toy_mdp.json").write_text(json.dumps(made.toy), encoding="utf-8")
@@ -183,7 +187,8 @@ def _reply(made: Made, method: str, step: int, prompt: int) -> dict[str, Any]:
 
 
 def _rating(made: Made, method: str, step: int, prompt: int) -> dict[str, Any]:
-    row = {"kind": "rating", "step": step, "prompt_id": f"p{prompt}", "axes": axes(made.hc(method, step, prompt))}
+    rating = axes(made.hc(method, step, prompt), made.axes)
+    row = {"kind": "rating", "step": step, "prompt_id": f"p{prompt}", "axes": rating}
     return row | {"raw": made.raw("rating", f"{method}/{step}/{prompt}")}
 
 

@@ -204,3 +204,10 @@ def test_a_judge_with_a_card_was_measured(card: dict[str, Any]) -> None:
 def test_the_card_covers_the_axes(card: dict[str, Any]) -> None:
     card["axes"] = {axis: estimate(0.9, [0.8, 1.0]) for axis in AXES}
     assert all(f"rating of {axis}" in text(card) for axis in AXES)
+
+
+def test_a_card_without_axes_says_nothing_of_them(card: dict[str, Any]) -> None:
+    said = "An axis is measured on the pairs whose worse reply fails on it."
+    assert said in section(card)
+    card["axes"] = {}
+    assert said not in section(card) and "rating of" not in section(card)

@@ -12,7 +12,9 @@ from tr_align.config import METHODS
 from tr_align.metrics.seeds import Estimate
 from tr_align.reports.claims import COMPARED, KINDS, UNITS, Finding, claims, count, verdict
 from tr_align.reports.compare import Comparison, comparisons
+from tr_align.reports.page import tables
 from tr_align.reports.study import Study, study
+from tr_align.toy import claims as toy_claims
 
 from .run_folder import HALF_WIDTH, LOSE, LUCK, RESAMPLES, WIN, Made, hc, kl, made_run, one, seeds
 
@@ -58,11 +60,12 @@ def test_a_row_a_kind_and_trust_region_method_in_order(tmp_path: Path) -> None:
         "evidence",
         "paper",
     }
-    improvement = {"probability_of_improvement", "probability_of_improvement_ci"}
+    improvement = {"probability_of_improvement", "probability_of_improvement_ci", "detectable"}
     assert {frozenset(row) for row in rows if row["kind"] != "matched_kl"} == {frozenset(always)}
     assert {frozenset(row) for row in rows if row["kind"] == "matched_kl"} == {frozenset(always | improvement)}
     assert {row["unit"] for row in rows} == {UNITS[kind] for kind in COMPARED}
-    assert set(UNITS) == set(KINDS) and list(KINDS)[: len(COMPARED)] == list(COMPARED)
+    assert set(UNITS) == set(KINDS) == set(tables.KINDS) - set(toy_claims.CLAIMS)
+    assert list(KINDS)[: len(COMPARED)] == list(COMPARED)
 
 
 def by_id(rows: list[Row]) -> dict[str, Row]:
@@ -274,7 +277,14 @@ def test_a_cell_that_could_not_be_compared_is_said_to_be_untested(tmp_path: Path
 
 
 def row(name: str, verdict_: str, effect: float = 0.4, half: float = 0.3, kind: str = "matched_kl", **more: Any) -> Row:
-    known = {"name": name, "verdict": verdict_, "effect": effect, "ci": [effect - half, effect + half], "kind": kind}
+    known: Row = {
+        "name": name,
+        "verdict": verdict_,
+        "effect": effect,
+        "ci": [effect - half, effect + half],
+        "kind": kind,
+    }
+    known["detectable"] = 1.43 * half
     return known | {"base": "DPO", "kl": 14.04, "n_prompts": 64, "seeds": [0, 1, 2], "evidence": "why"} | more
 
 
@@ -323,12 +333,12 @@ def test_the_first_sentence_answers_the_question(rows: list[Row], expected: str)
 
 
 def test_the_second_sentence_has_effect_interval_kl_n_seeds_and_what_could_be_missed() -> None:
-    """The largest by size is D's; the widest half-width is 1.26."""
+    """The largest by size is D's; the widest half-width is 1.26, with which 1.43 * 1.26 = 1.80 is detectable."""
     rows = [A, DOWN, row("W", "inconclusive", 0.0, 1.26), row("Z", "supported", 9.0, kind="duel")]
     rows += [row("U", "inconclusive") | {"effect": None, "ci": None}]
     assert verdict(rows)[1] == (
         "The largest difference is -0.60 [-0.90, -0.30] HC points (D against DPO at 14.0 nats; 64 prompts a seed, "
-        "3 seeds); differences of up to about 1.3 points could go unseen here."
+        "3 seeds); differences of less than about 1.8 points could go unseen here (80 % power)."
     )
 
 
@@ -385,3 +395,49 @@ def test_findings_of_others_are_corrected_within_their_kind_and_come_in_order(tm
     )  # fmt: skip
     assert rows[-4]["evidence"] == "could not be tested: why not" and rows[-4]["seeds"] == []
     assert verdict(rows) == verdict(claims(sorted_runs, found, {}))
+
+
+# What the data could have shown, and the families of a sweep.
+
+
+def test_what_could_have_been_found_is_said_of_the_main_claim(tmp_path: Path) -> None:
+    """An interval of 0.62 to 0.2 and back is 0.31 to either side; with many degrees of freedom 1.4294 times as much."""
+    sorted_runs, (found, *_), _ = prepared(tmp_path, Made())
+    at = [Estimate(0.42, [0.11, 0.73], 0.01), Estimate(0.42, [0.11, 0.73], 0.01, freedom=3)]
+    rows = [
+        claims(sorted_runs, [replace(found, difference=replace(found.difference, at=[last]))], {})[0] for last in at
+    ]
+    assert rows[0]["detectable"] == pytest.approx(0.31 * 1.42940, rel=1e-4)
+    assert rows[1]["detectable"] == pytest.approx(0.31 * 1.33730, rel=1e-3)  # as the tests of power try out
+    # The made-up run has four prompts: three degrees of freedom, and no spread.
+    assert found.difference.at[-1].freedom == 3
+    assert claims(sorted_runs, [found], {})[0]["detectable"] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_swept_cells_are_a_family_of_their_own(tmp_path: Path) -> None:
+    """Soft 0.6 and hard are main ones, 0.2 and 0.9 are not: each family corrects for two."""
+    extra = [
+        Made(methods=("dpo", "tr_dpo_soft"), settings={"ref_update.alpha": alpha}) for alpha in (0.2, 0.9)
+    ]  # fmt: skip
+    sorted_runs, found, _ = prepared(tmp_path, Made(methods=THREE), *extra)
+    p = {"tr_dpo_soft-a0.6-e2": 0.02, "tr_dpo_hard": 0.03, "tr_dpo_soft-a0.2-e2": 0.04, "tr_dpo_soft-a0.9-e2": 0.01}
+    assert {one.cell for one in found} == set(p)
+    changed = [replace(one, reach=Estimate(1.0, [0.5, 1.5], p[one.cell])) for one in found]
+    rows = [row for row in claims(sorted_runs, changed, {}) if row["kind"] == "reach"]
+    assert {row["cell"]: row["p_holm"] for row in rows} == pytest.approx(
+        {
+            "tr_dpo_soft-a0.6-e2": 0.04,
+            "tr_dpo_hard": 0.04,
+            "tr_dpo_soft-a0.2-e2": 0.04,
+            "tr_dpo_soft-a0.9-e2": 0.02,
+        }
+    )
+    assert [row["cell"] for row in rows if row.get("swept")] == ["tr_dpo_soft-a0.2-e2", "tr_dpo_soft-a0.9-e2"]
+    assert all(row["swept"] is True for row in rows if "swept" in row)
+
+
+def test_the_opening_sentences_are_about_the_main_settings() -> None:
+    """Unless there are no others."""
+    swept = row("S", "contradicted", -9.0, swept=True)
+    assert verdict([A, swept]) == verdict([A])
+    assert verdict([swept])[0] == "No: S kept less."

@@ -11,7 +11,7 @@ import pytest
 
 from tr_align.metrics.diversity import self_bleu
 from tr_align.reports.results import CELL, QUANTITIES
-from tr_align.settings import AXES
+from tr_align.settings import AXES, PREFERENCE
 from tr_align.stats import mean_ci, share_ci
 
 from .run_folder import (
@@ -51,8 +51,22 @@ def test_points_of_one_run_by_hand(tmp_path: Path) -> None:
     assert around(final, "hc") == pytest.approx(mean_ci(9.5 + np.array(LUCK), RESAMPLES, 0)[1])
     assert around(final, "kl") == [8.0, 8.0]
     assert {key for key in final if key not in (*CELL, "beta", "step", "final", "seeds", "n_prompts")} == {
+        f"{name}{end}" for name in (*QUANTITIES, *AXES) for end in ("", "_lo", "_hi")
+    }
+
+
+def test_points_by_a_judge_of_one_axis(tmp_path: Path) -> None:
+    """HC is the axis itself, so no column repeats it."""
+    report = report_of(tmp_path, Made(axes=(PREFERENCE,)))
+    assert [row["hc"] for row in report.points] == pytest.approx([4.0, 6.0, 5.0, 8.0, 8.5])
+    assert {key for key in report.points[-1] if key not in (*CELL, "beta", "step", "final", "seeds", "n_prompts")} == {
         f"{name}{end}" for name in QUANTITIES for end in ("", "_lo", "_hi")
     }
+    assert report.context["axes"] == []
+    assert report.context["judge"] == "a probe fitted on preferences"
+    assert list(report.context["judge_accuracy"]) == [PREFERENCE, "off_topic"]
+    assert report.prompts[0]["replies"]["dpo"]["axes"] == {PREFERENCE: pytest.approx(6.6)}
+    assert one(report.claims, kind="matched_kl")["effect"] == pytest.approx(1.0)
 
 
 def test_self_bleu_is_only_of_trained_models(tmp_path: Path) -> None:

@@ -181,6 +181,7 @@ def test_the_context_says_what_was_run(tmp_path: Path) -> None:
     found = report.context
     assert (found["model"], found["data"], found["judge"]) == ("two-layer", "embedded requests", "embedded probes")
     assert (found["hc_unit"], found["seeds"], found["steps"]) == ("points, 1 to 10", [1, 2], 4)
+    assert found["axes"] == ["coherence", "correctness", "helpfulness", "harmlessness", "detail"]
     assert list(found["betas"].items()) == [("dpo", [0.05]), ("kto", [0.05])]
     assert found["points_along"] == "steps"
     assert (found["n_curve_prompts"], found["n_prompts"]) == ("4", "6")
@@ -305,11 +306,11 @@ def test_what_the_judge_left_unread_is_said_of_each_run(tmp_path: Path) -> None:
 
 
 def test_runs_that_cannot_be_compared_are_left_out_and_named(tmp_path: Path) -> None:
-    report = report_of(tmp_path, *seeds(0, 1), Made(settings={"seed": 2, "align.learning_rate": 0.5}))
+    report = report_of(tmp_path, *seeds(0, 1), Made(settings={"seed": 2, "align.max_grad_norm": 0.5}))
     assert report.context["seeds"] == [0, 1]
     assert len(report.context["runs"]) == 2
     assert len(report.problems) == 1
-    assert report.problems[0].startswith("run 2 is left out: it differs from run 0 in align.learning_rate")
+    assert report.problems[0].startswith("run 2 is left out: it differs from run 0 in align.max_grad_norm")
 
 
 def test_a_method_and_a_seed_that_are_missing_are_named(tmp_path: Path) -> None:

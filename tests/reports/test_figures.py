@@ -372,3 +372,10 @@ def test_quantities_are_called_what_the_judge_calls_them() -> None:
     figure = quality.kl_vs_hc(report(context=context))
     assert figure
     assert "HC (SD of good replies)" in draw(figure.wide).words
+
+
+def test_a_judge_of_one_axis_has_no_figure_of_axes() -> None:
+    assert quality.kl_vs_axes(made_up.one_axis()) is None
+    figure = quality.kl_vs_hc(made_up.one_axis())
+    assert figure
+    assert "HC (fitted preference, points, 1 to 10)" in draw(figure.wide).words

@@ -18,7 +18,7 @@ from tr_align.reports.page.embed import figure_data
 from tr_align.reports.results import Report
 from tr_align.reports.theme import DARK, DARK_PAPER, PAPER, TONES
 
-from .made_up import claims, context, report
+from .made_up import claims, context, one_axis, report
 
 ATTACK = "<img src=x onerror='window.hacked=1'>"
 INK, BACK, BLUE = "#1f2328", "white", "#0072b2"
@@ -228,6 +228,19 @@ def test_a_weak_judge_is_named() -> None:
     accuracy = {axis: {"accuracy": 0.55, "ci": [0.45, 0.65], "n": 100} for axis in ("detail", "off_topic")}
     words = outline(built(context=context() | {"judge_accuracy": accuracy})).words
     assert "On detail and off topic it cannot be told from guessing." in words
+
+
+def test_hc_is_what_the_judge_rates() -> None:
+    words = outline(built()).words
+    assert "HC is the judge’s mean rating of a reply over five axes." in words
+    assert "over coherence, correctness, helpfulness, harmlessness and detail; points, 1 to 10." in words
+    words = outline(build_page(one_axis(), [])).words
+    assert "HC is the rating of a judge that was fitted on preferences." in words
+    assert "here the rating of a judge that was fitted on preferences, which do not say what is wrong" in words
+    assert "Weak on preference and off topic" in words and "Read differences in HC with care." in words
+    assert "five axes" not in words and "coherence" not in words
+    heads = [name for name, _ in tables.results(one_axis())["heads"]]
+    assert heads == ["KL", "HC", "Self-BLEU", "length", "win rate", "win rate"]
 
 
 def test_settings_versions_cost_and_time() -> None:

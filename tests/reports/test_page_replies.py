@@ -10,7 +10,7 @@ import pytest
 
 from tr_align.reports.page import PAGE_BYTES, build_page, replies
 
-from .made_up import prompts, report
+from .made_up import one_axis, prompts, report
 from .test_page import ATTACK
 from .test_page_browser import PHONE, Open, show
 
@@ -124,6 +124,13 @@ def test_a_reply_has_its_ratings_and_verdicts(show: Open) -> None:
     silent = page.locator(".reply", has=page.locator(".key", has_text="KTO")).first.inner_text()
     for part in ("HC –", "no readable rating", "judge unreadable on SFT", "empty reply"):
         assert part in silent
+
+
+def test_a_reply_that_was_rated_on_one_axis_has_its_hc_alone(show: Open) -> None:
+    page = show(build_page(one_axis(), []))
+    shown = page.locator(".reply.soft", has_text="TR-DPO soft")
+    assert "HC 7.2" in shown.inner_text().replace("\n", " ") and "preference" not in shown.inner_text()
+    assert shown.locator(".axes").count() == 0
 
 
 def test_the_arrow_keys_step_through_the_prompts(show: Open, html: str) -> None:

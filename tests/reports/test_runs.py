@@ -258,6 +258,7 @@ def test_a_folder_is_read_where_it_lies(tmp_path: Path) -> None:
         {"seed": 7},
         {"beta.dpo": 0.2, "beta.ipo": 0.3},
         {"ref_update.alpha": 0.9, "ref_update.every": 1, "ref_update.tau": 3},
+        {"align.learning_rate": 0.5},
         {"judge.max_usd": 5.0},
         {"align.max_tokens": 512},
         {"align.checkpoint_minutes": 1},
@@ -276,8 +277,8 @@ def test_runs_may_differ_in_what_a_report_sorts_by_or_what_changes_nothing(
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
-        ({"align.learning_rate": 0.5}, "align.learning_rate"),
-        ({"align.learning_rate": 0.5, "align.batch_size": 4}, "align.batch_size, align.learning_rate"),
+        ({"align.max_grad_norm": 0.5}, "align.max_grad_norm"),
+        ({"align.max_grad_norm": 0.5, "align.batch_size": 4}, "align.batch_size, align.max_grad_norm"),
         ({"align.lora": {"rank": 2, "scale": 4}}, "align.lora.rank, align.lora.scale"),
         ({"model.name": "another"}, "model.name"),
         ({"data.splits.sft": 9}, "data.splits.sft"),

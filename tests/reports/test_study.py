@@ -310,3 +310,71 @@ def test_a_trust_region_cell_without_its_base_is_named(tmp_path: Path) -> None:
         "generations/dpo.jsonl is missing: DPO is left out (its stage did not finish)",
         "TR-DPO soft cannot be compared: its base DPO is not in this report",
     ]
+
+
+# Learning rates, which are tuned method by method; and the main cells of a sweep.
+
+
+def lr(rate: float, **settings: Any) -> dict[str, Any]:
+    return {"align.learning_rate": rate} | {name.replace("__", "."): value for name, value in settings.items()}
+
+
+def test_methods_may_have_learning_rates_of_their_own(tmp_path: Path) -> None:
+    runs = made_runs(
+        tmp_path,
+        Made(methods=("dpo",), settings=lr(1e-4)),
+        Made(methods=("dpo",), settings=lr(1e-4, seed=1)),
+        Made(methods=("ipo",), settings=lr(3e-5)),
+        Made(methods=("ipo",), settings=lr(3e-5, seed=1)),
+    )
+    found = study(runs)
+    assert found.problems == []
+    assert found.learning_rates == {
+        "dpo": {(0.05, 0): 1e-4, (0.05, 1): 1e-4},
+        "ipo": {(0.01, 0): 3e-5, (0.01, 1): 3e-5},
+    }
+
+
+def test_one_training_with_two_learning_rates_is_a_problem(tmp_path: Path) -> None:
+    """The first counts."""
+    mades = [Made(methods=("dpo",), settings=lr(rate), hc=lambda *_: 5.0) for rate in (1e-4, 3e-5)]
+    runs = made_runs(tmp_path, *mades)
+    found = study(runs)
+    assert found.problems == [
+        "DPO at β = 0.05 with seed 0 was trained with learning rates 0.0001 and 3e-05: only the first, 0.0001, counts; "
+        f"{runs[1].name} has the other"
+    ]
+    assert found.trained["dpo", 0.05][0] is runs[0].models["dpo"]
+    assert found.learning_rates == {"dpo": {(0.05, 0): 1e-4}}
+
+
+def test_a_cell_with_several_learning_rates_is_named(tmp_path: Path) -> None:
+    changed = [lr(1e-4), lr(3e-5, seed=1), lr(3e-5, beta__dpo=0.1), lr(1e-4, beta__dpo=0.1, seed=1)]
+    mades = [Made(methods=("dpo",), settings=each) for each in changed]
+    (problem,) = study(made_runs(tmp_path, *mades)).problems
+    assert problem == (
+        "DPO was trained with different learning rates (3e-05 at β = 0.05, seed 1, β = 0.1, seed 0; 0.0001 at β = "
+        "0.05, seed 0, β = 0.1, seed 1): its means over them are of different trainings"
+    )
+
+
+def test_main_cells(tmp_path: Path) -> None:
+    """Soft ones have the first run's alpha and every; where a method has one setting it is main, whosever it is."""
+    knobs = [(0.6, 2), (0.6, 1), (0.2, 2)]
+    mades = [
+        Made(
+            methods=("dpo", "tr_dpo_soft", *(("tr_dpo_hard",) if place else ())),
+            settings={"ref_update.alpha": alpha, "ref_update.every": every, "ref_update.tau": 4},
+        )
+        for place, (alpha, every) in enumerate(knobs)
+    ]
+    mades[0].settings["ref_update.tau"] = 2
+    found = study(made_runs(tmp_path, *mades))
+    assert {cell: found.is_main(cell) for cell in found.cells} == {
+        "sft": True,
+        "dpo": True,
+        "tr_dpo_soft-a0.2-e2": False,
+        "tr_dpo_soft-a0.6-e1": False,
+        "tr_dpo_soft-a0.6-e2": True,
+        "tr_dpo_hard": True,
+    }

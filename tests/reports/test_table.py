@@ -55,6 +55,13 @@ def test_cells_by_hand() -> None:
     }
 
 
+def test_a_judge_of_one_axis_has_no_columns_of_others() -> None:
+    text = table.markdown(made_up.one_axis())
+    assert lines_of(text)[0] == ["method", "KL", "HC", "win vs SFT", "win vs base", "n"]
+    assert "KL in nats per reply; HC, fitted on preferences, in points, 1 to 10." in text
+    assert r"\begin{tabular}{lrrrrr}" in table.latex(made_up.one_axis())
+
+
 def test_sorted_by_loss_then_base_soft_hard() -> None:
     names = [line[0] for line in lines_of(table.markdown(one_beta(points=made_up.points()[::-1])))[2:]]
     assert names[:4] == ["DPO, β 0.1", "DPO, β 0.05", "DPO, β 0.02", "TR-DPO soft, β 0.1"]

@@ -66,11 +66,14 @@ def make_run(folder: Path) -> None:
     (folder / "data/prepared").mkdir(parents=True)
     for name in ("sft", "preferences", "judge", "evaluation"):
         (folder / f"data/prepared/{name}.jsonl").write_text("{}\n")
+    (folder / "models/judge/accuracy.json").write_text("{}")
     (folder / "judgements/calibration.jsonl").write_text("{}\n")
+    (folder / "judgements/calibration.json").write_text("{}")
     (folder / "toy_mdp").mkdir()
     (folder / "toy_mdp/curves.jsonl").write_text("{}\n")
     (folder / "reports/toy_mdp.json").write_text("{}")
     (folder / "reports/train/sft.jsonl").write_text('{"step": 1}\n')
+    shutil.copytree(folder / "reports/train", folder / "logs")
     (folder / "reports/score").mkdir()
     rows = {
         name: [read_rows(folder / kind / f"{name}.jsonl") for kind in ("generations", "judgements")] for name in NAMES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from reports.run_folder import Made
 
 from tr_align import models
 from tr_align.config import Params
-from tr_align.settings import AXES
+from tr_align.settings import AXES, PREFERENCE
 from tr_align.sharing import card
 from tr_align.sharing.cells import Cell
 
@@ -48,6 +49,19 @@ def text(made: Cell) -> str:
 def header(made: Cell) -> dict[str, Any]:
     found: dict[str, Any] = ModelCard(text(made)).data.to_dict()
     return found
+
+
+def test_the_numbers_of_a_judge_of_one_axis() -> None:
+    made = cell()
+    one = {name: value for name, value in NUMBERS.items() if name.removesuffix("_ci") not in AXES}
+    others = {"n_prompts": 64, "win_rate_vs_sft": None, "win_rate_vs_base": None}
+    made = replace(made, scores={each: one | others | {PREFERENCE: 5.0} for each in made.scores})
+    lines = [line.split(" | ")[0].removeprefix("| ") for line in text(made).splitlines() if line.startswith("| ")]
+    assert lines[1:4] == ["KL to the SFT model, nats a reply", "HC", "wins against SFT"]
+    assert "HC (human-centric quality, fitted on preferences) in the judge's points" in text(made)
+    assert "The judge is a linear probe, fitted on preferences, on the hidden states" in text(made)
+    assert "HC, mean of the five axes below" in text(cell()) and "a set of linear probes" in text(cell())
+    assert "HC (human-centric quality) and its axes in the judge's points" in text(cell())
 
 
 def test_the_names_of_our_own_models_are_those_of_the_models() -> None:

@@ -87,7 +87,7 @@ def train_method(
     tokenizer = models.load_tokenizer(str(sft))
     # Before DeepSpeed is configured: from then on models load in parts, and the parts cannot be tried (logps.py).
     policy = load_policy(params, sft)
-    args = training_arguments(params, params.methods[name].loss, folder / "checkpoints")
+    args = training_arguments(params, name, folder / "checkpoints")
     task = make_task(name, params, tokenizer, pairs, args.world_size, accelerate.utils.gather)
     trainer: Any = AlignTrainer(model=policy, args=args, task=task)
     for noise in (PrinterCallback, ProgressCallback):
@@ -131,14 +131,14 @@ def load_policy(params: Params, sft: str | Path) -> Any:
     return policy if params.align.lora is None else add_adapter(policy, params.align.lora, params.seed)
 
 
-def training_arguments(params: Params, loss: str, folder: Path) -> TrainingArguments:
+def training_arguments(params: Params, name: str, folder: Path) -> TrainingArguments:
     """What `transformers.Trainer` is told; a batch of its loader is all that a process computes in a step."""
     align, cpu = params.align, not torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=align.steps,
-        per_device_train_batch_size=_group(params, loss) * align.gradient_accumulation,
-        learning_rate=align.learning_rate,
+        per_device_train_batch_size=_group(params, params.methods[name].loss) * align.gradient_accumulation,
+        learning_rate=params.learning_rate(name),
         warmup_steps=align.warmup_steps,
         max_grad_norm=align.max_grad_norm,
         seed=params.seed,

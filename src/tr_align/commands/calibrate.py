@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 2000
 BATCH_SIZE = 16
-"""Of a stored probe: replies read at a time."""
+"""Of a stored judge: replies read at a time."""
 
 
 def register(commands: Any) -> None:
@@ -31,7 +31,7 @@ def register(commands: Any) -> None:
     parser.add_argument(
         "--pairs", required=True, metavar="FILE", help="prompt, chosen (the better reply) and rejected, one pair a row"
     )
-    parser.add_argument("--judge", metavar="FOLDER", help="a stored probe such as models/judge, instead of --model")
+    parser.add_argument("--judge", metavar="FOLDER", help="a fitted judge such as models/judge, instead of --model")
     add_endpoint_arguments(parser, required=False)
     parser.add_argument(
         "--n", type=partial(natural, least=2), default=100, metavar="N", help="pairs to use, at most (default 100)"
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
 
     Raises:
         UserError: not exactly one of --model and --judge is given; the pairs cannot be read, are too few or those
-            that the probe was fitted on; the folder of --out is missing; the judge cannot be loaded or asked.
+            that the judge was fitted on; the folder of --out is missing; the judge cannot be loaded or asked.
     """
     from tr_align import labelled
     from tr_align.calibration import calibrate
@@ -56,16 +56,16 @@ def run(options: argparse.Namespace) -> None:
     from tr_align.scratch import write_atomically
 
     if (options.model is None) == (options.judge is None):
-        raise UserError("give either --model NAME (an endpoint's) or --judge FOLDER (a stored probe)")
+        raise UserError("give either --model NAME (an endpoint's) or --judge FOLDER (a fitted judge)")
     # Before anything is paid for.
     if options.out and not Path(options.out).absolute().parent.is_dir():
         raise UserError(f"--out: there is no folder {Path(options.out).parent} to write to; make it first")
     if options.judge and Path(options.pairs).resolve() == labelled.JUDGE_SPLIT.resolve():
         raise UserError(
-            f"--pairs: most of {options.pairs} fitted the probe, so it would look better than it is. Take other pairs, "
+            f"--pairs: most of {options.pairs} fitted the judge, so it would look better than it is. Take other pairs, "
             "or run `dvc repro calibrate`, which measures on the part that the fit left out"
         )
-    # An empty system message, as in the pipeline: it keeps a probe's chat template from putting its own there.
+    # An empty system message, as in the pipeline: it keeps a fitted judge's chat template from putting its own there.
     pairs = labelled.choose(labelled.read(options.pairs, "--pairs", ""), options.n, options.seed)
     judge = _stored(Path(options.judge)) if options.judge else judge_from(options)
     card, _ = calibrate(judge, pairs, RESAMPLES, options.seed, options.pairs)
@@ -75,7 +75,11 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _stored(folder: Path) -> Judge:
-    """The probe in a folder; which layers it reads was decided when it was stored."""
+    """The reward model or the probes in a folder; which layers probes read was decided when they were stored."""
+    if (folder / "reward.json").is_file():
+        from tr_align.judges import reward
+
+        return reward.load(folder, BATCH_SIZE)
     if not (folder / "probes.json").is_file():
         raise UserError(f"--judge: {folder} holds no judge; `dvc repro judge_fit` stores one in models/judge")
     from tr_align.judges import probe

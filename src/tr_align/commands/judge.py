@@ -10,7 +10,7 @@ from typing import Any
 
 from tr_align.commands.options import count, natural, positive
 from tr_align.errors import UserError
-from tr_align.settings import AXES, OpenAIJudge, Prompts
+from tr_align.settings import OpenAIJudge, Prompts
 
 DEFAULTS = OpenAIJudge(model="")
 EPILOG = """examples:
@@ -171,7 +171,7 @@ def summary(
     """Lines with the mean ratings, the win rate and the judge's own biases, each with its 95 % interval."""
     import numpy as np
 
-    from tr_align.judges.base import hc
+    from tr_align.judges.base import axes_of, hc
     from tr_align.metrics.bias import bias, pairs_of
     from tr_align.metrics.win_rate import outcome
     from tr_align.stats import mean_ci
@@ -190,7 +190,7 @@ def summary(
     ratings = [row["axes"] for row in rows if row["kind"] == "rating"]
     lines = ["ratings, 1 to 10, with 95 % bootstrap intervals over prompts"]
     lines += [line("HC, their mean", list(map(hc, ratings)))]
-    lines += [line(axis, [axes[axis] for axes in ratings]) for axis in AXES]
+    lines += [line(axis, [axes[axis] for axes in ratings]) for axis in axes_of(rows)]
     if not opponents:
         return lines
     duels = pairs_of(rows, replies, opponents["other"], "other")

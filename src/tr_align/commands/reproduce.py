@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -110,24 +111,53 @@ def _all(runner: Any, runs: Sequence[Any], judge: Any, jobs: int) -> list[str]:
 
 
 def _reports(runner: Any, study: Any) -> None:
-    """A report a judge of the runs that are done: the first one's at `out`, the others' in a folder of it."""
+    """A report a judge of the runs that are done, the first one's at `out`, the others' in a folder of it; beside it
+    what depends on the judge, what the search has found, and each run's commit, machine and hours."""
+    from tr_align.commands.report import compare_judges
     from tr_align.reports.build import build, summary
     from tr_align.reports.collect import collect
     from tr_align.reports.runs import from_folder, load
 
+    claims = []
     for judge in study.judges:
-        folders = {run.name: runner.folder(run, judge) for run in study.runs if run.report}
-        done = {name: folder for name, folder in folders.items() if (folder / "judgements" / "sft.jsonl").is_file()}
+        done = [runner.folder(run, judge) for run in study.runs if run.report and runner.done(run, judge)]
         if not done:
             print(f"{judge}: no run is done, so there is no report")
             continue
         out = Path(study.out) if judge == study.judges[0] else Path(study.out) / judge
-        report = collect([load(name, from_folder(folder)) for name, folder in done.items()])
+        report = collect([load(folder.name, from_folder(folder)) for folder in done])
         build(report, out)
+        claims.append(f"{judge}={out / 'claims.json'}")
         print(f"\n{judge}: {summary(report)}")
         for problem in report.problems:
             print(f"  note: {problem}")
         print(f"Page: {out}/index.html")
+    if len(claims) > 1:
+        compare_judges(claims, Path(study.out))
+    _records(runner, study)
+
+
+def _records(runner: Any, study: Any) -> None:
+    from tr_align.reports import search
+    from tr_align.scratch import write_atomically
+
+    out, judge = Path(study.out), study.judges[0]
+    searched = [runner.folder(run, judge) for run in study.runs if not run.report and runner.done(run, judge)]
+    out.mkdir(parents=True, exist_ok=True)
+    if searched:
+        found = search.rows(searched)
+        write_atomically(out / "search.json", json.dumps(found, indent=1) + "\n")
+        write_atomically(out / "search.md", search.markdown(found))
+        print(f"\n{search.markdown(found)}")
+    records = [
+        {"judge": judge, **runner.record(run, judge)}
+        for judge in study.judges
+        for run in study.runs
+        if runner.done(run, judge)
+    ]
+    write_atomically(out / "runs.json", json.dumps(records, indent=1) + "\n")
+    hours = sum(record["seconds"] for record in records) / 3600
+    print(f"{len(records)} of {len(study.judges) * len(study.runs)} runs are done, in {hours:.1f} hours of all jobs")
 
 
 @contextmanager

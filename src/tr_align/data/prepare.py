@@ -284,7 +284,9 @@ def _stats(
             else:
                 entry["mean_tokens"]["chosen"] = _mean([lengths.reply(row.chosen) for row in rows])
                 entry["mean_tokens"]["rejected"] = _mean([lengths.reply(row.rejected) for row in rows])
-            if (name == "judge" and data.judge == "embedded") or (data.source == "embedded" and not (name == "sft" and data.sft)):
+            if (name == "judge" and data.judge == "embedded") or (
+                data.source == "embedded" and not (name == "sft" and data.sft)
+            ):
                 entry["careful_share"] = round(sum(text in careful for text in prompts.values()) / len(prompts), 4)
         stats["splits"][name] = entry
     return stats

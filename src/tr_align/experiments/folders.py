@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,28 @@ class Runner:
     ) -> None:
         self.study, self.root, self.environment = study, root, dict(environment)
         self.data, self.keep_weights = data, keep_weights
-        self.revision = (git("rev-parse", "HEAD") or "").strip()
         self.stopped = False
         self._guard = threading.Lock()
         self._seeds: dict[str, threading.Lock] = {}
         self._running: set[subprocess.Popen[bytes]] = set()
 
+    @cached_property
+    def revision(self) -> str:
+        """The commit that is run."""
+        return (git("rev-parse", "HEAD") or "").strip()
+
     def folder(self, run: StudyRun, judge: JudgeName) -> Path:
         """Where a run lies."""
         return self.root / RUNS / judge / run.name
+
+    def done(self, run: StudyRun, judge: JudgeName) -> bool:
+        """Whether a run has been finished, be it with older code."""
+        return (self.folder(run, judge) / RECORD).is_file()
+
+    def record(self, run: StudyRun, judge: JudgeName) -> dict[str, Any]:
+        """A run's commit, machine, date and seconds, as published."""
+        record = json.loads((self.folder(run, judge) / RECORD).read_text(encoding="utf-8"))
+        return {key: value for key, value in record.items() if key != "lock"}
 
     def do(self, run: StudyRun, judge: JudgeName) -> float:
         """Bring a run up to date; the seconds it took.
@@ -65,9 +79,12 @@ class Runner:
         values = settings(self.study, run, judge, self.data)
         methods = list(values["methods"])
         measured = ["ood"] if run.report else []
-        new = self._clone(folder)
-        if new and judge != self.study.judges[0]:
-            self._take_over(folder, self.folder(run, self.study.judges[0]), methods, measured)
+        first = self.folder(run, self.study.judges[0])
+        if folder != first and not self.done(run, self.study.judges[0]):
+            raise UserError(f"{run.name}: {first} is not done, so there is nothing that {judge} could judge")
+        self._clone(folder)
+        if folder != first and not self.done(run, judge):
+            self._take_over(folder, first)
         (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
         with self._first(values):
             self._dvc(folder, "repro", "--allow-missing", "score_sft", *(f"{stage}_sft" for stage in measured))
@@ -86,8 +103,8 @@ class Runner:
             for process in self._running:
                 os.killpg(process.pid, 15)
 
-    def _clone(self, folder: Path) -> bool:
-        """A clone at the workspace's commit, with DVC's record of what was run there; whether it is a new one."""
+    def _clone(self, folder: Path) -> None:
+        """A clone at the workspace's commit, with DVC's record of what was run there."""
         new = not (folder / ".git").is_dir()
         if new:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -108,17 +125,12 @@ class Runner:
         if not lock_of_store.is_symlink():
             lock_of_store.symlink_to(self.root / ".scratch" / "mlflow.lock")
         (folder / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")
-        return new
 
-    def _take_over(self, folder: Path, first: Path, methods: Sequence[str], measured: Sequence[str]) -> None:
-        """Replies and log-probabilities of a run that another judge has judged, and DVC's record of them."""
+    def _take_over(self, folder: Path, first: Path) -> None:
+        """What there is of a run that another judge has judged, its policies having gone, and DVC's record of it."""
         shutil.copyfile(first / "dvc.lock", folder / "dvc.lock")
         shutil.copyfile(first / "params.yaml", folder / "params.yaml")
-        stages = ["prepare"]
-        for stage in ("generate", *measured):
-            stages += [f"{stage}_sft", *(f"{stage}@{name}" for name in methods)]
-        logs = [f"logs/{name}.jsonl" for name in ("sft", *methods)]
-        self._dvc(folder, "checkout", "--quiet", *stages, *logs)
+        self._dvc(folder, "checkout", "--quiet", "--allow-missing")
 
     @contextmanager
     def _first(self, values: Mapping[str, Any]) -> Iterator[None]:

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from tr_align.config import METHODS, read_params
 from tr_align.errors import UserError
-from tr_align.settings import Strict
+from tr_align.settings import Positive, Strict
 
 JudgeName = Literal["probe", "reward", "openai"]
 
@@ -32,10 +32,15 @@ class Study(Strict):
     preset: str
     out: str
     judges: Annotated[list[JudgeName], Field(min_length=1)]
+    learning_rates: dict[str, Positive] = Field(default_factory=dict)
+    """By method, what a search has found: for the runs that the report is made of."""
     runs: Annotated[list[StudyRun], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _names_differ(self) -> Study:
+        unknown = sorted(set(self.learning_rates) - set(METHODS))
+        if unknown:
+            raise ValueError(f"learning_rates: there is no method {', '.join(unknown)}")
         for key, names in (("runs", [run.name for run in self.runs]), ("judges", self.judges)):
             twice = sorted({str(name) for name in names if list(names).count(name) > 1})
             if twice:
@@ -81,6 +86,10 @@ def settings(study: Study, run: StudyRun, judge: JudgeName, data: str | None) ->
         section[last] = value
     if run.methods is not None:
         raw["methods"] = {name: _method(run, name) for name in run.methods}
+    if run.report:
+        for name, rate in study.learning_rates.items():
+            if name in raw["methods"]:
+                raw["methods"][name]["learning_rate"] = rate
     raw.pop("sweep", None)
     read_params(yaml.safe_dump(raw), f"run {run.name}")
     return raw
@@ -90,5 +99,5 @@ def _method(run: StudyRun, name: str) -> dict[str, Any]:
     """A method; without its base in the run it has no duel with it."""
     if name not in METHODS:
         raise UserError(f"{run.name}: methods: there is no {name}; there are {', '.join(METHODS)}")
-    method = METHODS[name].model_dump()
+    method = METHODS[name].model_dump(exclude_none=True)
     return method if method["base"] in (run.methods or ()) else method | {"base": "sft"}

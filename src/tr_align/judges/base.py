@@ -1,16 +1,16 @@
-"""The interface every judge has: it rates one reply on the HC axes, and prefers between two."""
+"""The interface every judge has: it rates one reply on its axes, and prefers between two."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from tr_align.data.schema import Message
-from tr_align.settings import AXES
+from tr_align.errors import UserError
 
 Preference = Literal["first", "second", "tie"]
 
@@ -44,8 +44,25 @@ class Rating:
 
 
 def hc(axes: Mapping[str, float | None]) -> float:
-    """The HC score: the mean of the five axes of a rating, NaN if one of them could not be read."""
-    return float(np.mean([as_number(axes[axis]) for axis in AXES]))
+    """The HC score: the mean of the axes of a rating (of an LLM judge five), NaN if one of them could not be read."""
+    return float(np.mean([as_number(value) for value in axes.values()]))
+
+
+def parts_of_hc(axes: Sequence[str]) -> tuple[str, ...]:
+    """The axes that HC is the mean of, which reports show beside it; none where a judge has one, for HC is that one."""
+    return tuple(axes) if len(axes) > 1 else ()
+
+
+def axes_of(judgements: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The axes of the judge that gave these rows of `judge_replies`: those of the first rating.
+
+    Raises:
+        UserError: no row is a rating.
+    """
+    for row in judgements:
+        if row["kind"] == "rating":
+            return tuple(row["axes"])
+    raise UserError("judgements: no reply was rated; run `dvc repro` again")
 
 
 def as_number(value: float | None) -> float:
@@ -68,6 +85,11 @@ class Judge(Protocol):
     @property
     def unit(self) -> str:
         """What one point of a rating means; printed on every axis that shows it."""
+        ...
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """What each of its ratings has, in this order: the five HC axes, or the one of preferences it was fitted on."""
         ...
 
     def rate(self, replies: Sequence[Reply]) -> list[Rating]: ...

@@ -23,6 +23,7 @@ from tr_align.judges.endpoint import Endpoint
 from tr_align.judges.live import Asking
 from tr_align.judges.parse import expected_rating, parse_brackets, parse_preference, parse_rating
 from tr_align.judges.prices import dollars
+from tr_align.settings import AXES
 from tr_align.settings import OpenAIJudge as Settings
 
 
@@ -38,6 +39,7 @@ class OpenAIJudge:
     """
 
     unit = "points, 1 to 10"
+    axes = AXES
 
     def __init__(self, settings: Settings, answers: Path, max_usd: float | None = None) -> None:
         self._endpoint = Endpoint(settings)

@@ -1,13 +1,14 @@
-"""The embedded judge: one linear probe an HC axis on the hidden states of a frozen language model.
+"""A judge that needs no key, no network and no GPU: linear probes on the hidden states of a frozen language model.
 
-It needs no key, no network and no GPU, and gives the same answer every time. It is only as good as its
-held-out accuracy, which `fit` measures and every report prints.
+Pairs whose rejected reply fails on a known axis give one probe an HC axis (the embedded judge), preferences give one
+probe. It gives the same answer every time, and is only as good as its held-out accuracy, which `fit` measures and every
+report prints.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,14 @@ from tr_align.errors import UserError
 from tr_align.generation import encode_prompt, pad
 from tr_align.judges.base import Duel, Rating, Reply, Verdict
 from tr_align.runtime import device, has_bf16
-from tr_align.settings import AXES, Probe
+from tr_align.settings import AXES, PREFERENCE, Probe, RewardModel
 from tr_align.stats import share_ci
 
 Array = NDArray[np.float32]
 
 PREFERENCE_AXIS = "helpfulness"
-"""Which of two replies answers the request better: on real data this axis tells a reply from one to another
-prompt in nine cases of ten, the mean of all five in seven (docs/judge.md)."""
+"""Which of two replies answers the request better, of a judge with all five axes: on real data this axis tells a reply
+from one to another prompt in nine cases of ten, the mean of the five in seven (docs/judge.md)."""
 
 OFF_TOPIC = 3
 """Replies to other prompts set against each good one, as further failures of helpfulness."""
@@ -121,8 +122,8 @@ def points(score: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(1 + 9 / (1 + np.exp(-2 * score)))
 
 
-def held_out_prompts(pairs: Sequence[Pair], settings: Probe) -> set[str]:
-    """Ids of the prompts that :func:`fit` does not fit on: the first `judge.probe.held_out` of the split."""
+def held_out_prompts(pairs: Sequence[Pair], settings: Probe | RewardModel) -> set[str]:
+    """Ids of the prompts that a judge is not fitted on: the first `held_out` of the split."""
     prompts = list(dict.fromkeys(pair.prompt_id for pair in pairs))
     return set(prompts[: round(len(prompts) * settings.held_out)])
 
@@ -130,38 +131,57 @@ def held_out_prompts(pairs: Sequence[Pair], settings: Probe) -> set[str]:
 def fit(pairs: Sequence[Pair], features: Features, settings: Probe) -> tuple[dict[str, Axis], dict[str, Any]]:
     """Fit all axes and measure them on held-out prompts.
 
-    Args: `pairs` is the judge split: every rejected reply fails on one axis.
+    Args: `pairs` is the judge split: every rejected reply fails on one axis, or all are preferences that name none.
     Returns:
-        the probes, and for each axis `accuracy` (share of held-out pairs in which the good reply scores higher)
-        and `n`; `off_topic` is the same for replies that belong to another prompt.
+        the probes, of the five axes or of `preference`, and for each axis `accuracy` (share of held-out pairs in which
+        the good reply scores higher) and `n`; `off_topic` is the same for replies that belong to another prompt.
     Raises:
-        UserError: an axis has too few pairs to fit or to measure.
+        UserError: an axis has too few pairs to fit or to measure, or only some pairs name one.
     """
+    axes = _axes_named(pairs)
     held_out = held_out_prompts(pairs, settings)
-    triples = [(pair.axis or "", pair, pair.rejected) for pair in pairs]
+    triples = [(pair.axis or PREFERENCE, pair, pair.rejected) for pair in pairs]
     triples += [("off_topic", pair, other) for pair, other in _off_topic(pairs, held_out)]
     # Each distinct text is read once.
     texts = {(pair.prompt_id, text): (pair.prompt, text) for _, pair, bad in triples for text in (pair.chosen, bad)}
     table = dict(zip(texts, features(list(texts.values()), "fitting the judge"), strict=True))
 
-    def differences(axes: Sequence[str], held: bool) -> tuple[Array, Array]:
+    def differences(kinds: Sequence[str], held: bool) -> tuple[Array, Array]:
         rows = [
             (table[pair.prompt_id, pair.chosen], table[pair.prompt_id, bad])
-            for axis, pair, bad in triples
-            if axis in axes and (pair.prompt_id in held_out) == held
+            for kind, pair, bad in triples
+            if kind in kinds and (pair.prompt_id in held_out) == held
         ]
         if len(rows) < 2:
-            raise UserError(f"the judge split has {len(rows)} pairs for {axes[0]}; raise data.splits.judge")
+            raise UserError(f"the judge split has {len(rows)} pairs for {kinds[0]}; raise data.splits.judge")
         good, bad = zip(*rows, strict=True)
         return np.stack(good), np.stack(bad)
 
     probes, accuracy = {}, {}
-    for axis in AXES:
+    for axis in axes:
         kinds = [axis, "off_topic"] if axis == PREFERENCE_AXIS else [axis]
         probes[axis] = fit_axis(*differences(kinds, held=False), settings.regularisation)
         accuracy[axis] = _accuracy(probes[axis], *differences([axis], held=True))
-    accuracy["off_topic"] = _accuracy(probes[PREFERENCE_AXIS], *differences(["off_topic"], held=True))
+    accuracy["off_topic"] = _accuracy(probes[_deciding(axes)], *differences(["off_topic"], held=True))
     return probes, accuracy
+
+
+def _axes_named(pairs: Sequence[Pair]) -> tuple[str, ...]:
+    """The axes that these pairs give a judge."""
+    if not pairs:
+        raise UserError("the judge split has no pairs; raise data.splits.judge")
+    named = sum(pair.axis is not None for pair in pairs)
+    if 0 < named < len(pairs):
+        raise UserError(
+            f"the judge split: {named} of its {len(pairs)} pairs name the axis on which the rejected reply fails, the "
+            "others none; a judge is fitted on one kind, as `prepare` writes it for each data.judge"
+        )
+    return AXES if named else (PREFERENCE,)
+
+
+def _deciding(axes: Collection[str]) -> str:
+    """The axis by which a judge with these axes prefers one of two replies."""
+    return PREFERENCE if PREFERENCE in axes else PREFERENCE_AXIS
 
 
 def _accuracy(probe: Axis, good: Array, flawed: Array) -> dict[str, Any]:
@@ -190,7 +210,7 @@ def _off_topic(pairs: Sequence[Pair], held_out: set[str]) -> list[tuple[Pair, st
 
 
 class ProbeJudge:
-    """The embedded judge as `judge` stages use it."""
+    """Fitted probes as `judge` stages use them."""
 
     unit = "points, 1 to 10"
 
@@ -198,6 +218,10 @@ class ProbeJudge:
         self.features = features
         self.probes = probes
         self.known: dict[tuple[str, str], Array] = {}
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        return tuple(self.probes)
 
     def _read(self, replies: Sequence[tuple[list[Message], str]]) -> Array:
         """Features of replies; one that comes again, in the other order of a duel, is not read twice."""
@@ -213,15 +237,15 @@ class ProbeJudge:
         return [
             Rating(
                 reply.id,
-                {axis: float(points(scores[axis][i])) for axis in AXES},
-                {axis: float(scores[axis][i]) for axis in AXES},
+                {axis: float(points(score[i])) for axis, score in scores.items()},
+                {axis: float(score[i]) for axis, score in scores.items()},
             )
             for i, reply in enumerate(replies)
         ]
 
     def prefer(self, duels: Sequence[Duel]) -> list[Verdict]:
         replies = [(duel.prompt, text) for duel in duels for text in (duel.first, duel.second)]
-        scores = self.probes[PREFERENCE_AXIS].score(self._read(replies)).reshape(-1, 2)
+        scores = self.probes[_deciding(self.probes)].score(self._read(replies)).reshape(-1, 2)
         verdicts = []
         for duel, (first, second) in zip(duels, scores.tolist(), strict=True):
             preference = "tie" if first == second else "first" if first > second else "second"
@@ -242,7 +266,7 @@ def load(folder: Path, settings: Probe) -> ProbeJudge:
     """Load a stored judge."""
     weights = load_file(folder / "probes.safetensors")
     scales = json.loads((folder / "probes.json").read_text(encoding="utf-8"))
-    probes = {axis: Axis(weights[axis], **scales[axis]) for axis in AXES}
+    probes = {axis: Axis(weights[axis], **scale) for axis, scale in scales.items()}
     return ProbeJudge(base_features(str(folder), settings), probes)
 
 

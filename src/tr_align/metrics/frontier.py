@@ -1,4 +1,4 @@
-"""Two methods' curves of quality against KL: how far apart they are at the same KL, and where quality peaks.
+"""Methods' curves of quality against KL: how far apart they are at the same KL, and where quality peaks.
 
 A curve is piecewise linear through its points (the SFT model, then betas or steps of training) in order of KL. All
 functions are pure; arrays have the shapes stated. KL in nats per reply, quality in HC points.
@@ -6,7 +6,7 @@ functions are pure; arrays have the shapes stated. KL in nats per reply, quality
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from tr_align.metrics.seeds import Estimate, mean_over_seeds, over_seeds, resample, weighted_means
 from tr_align.stats import Array, interval, mean_ci
+
+WEIGHTS = (1.0, -1.0)
+"""Of a method and its base, in their difference."""
 
 
 @dataclass(frozen=True)
@@ -51,45 +54,83 @@ def difference(
         method, base: one curve a seed, of the same seeds in the same order and, within a seed, on the same prompts.
         points: how many KLs, evenly spaced, the difference is taken at.
     Raises:
-        ValueError: no prompt of some seed has a rating at one of the points, or there is no range of KL to compare.
+        ValueError: as :func:`common_kl`.
     """
-    _readable([*method, *base])
-    end = min(float(curve.kl.mean(1).max()) for curve in [*method, *base])
-    if not end > 0:
-        raise ValueError("the curves share no range of KL: one of them never left the SFT model")
+    end = common_kl([*method, *base])
+    grid = [float(kl) for kl in np.linspace(0, end, points + 1)[1:]]
+    at = contrast([method, base], WEIGHTS, grid, resamples, seed)
     counts = resample([curve.prompts for curve in method], resamples, seed)
-    grid = np.linspace(0, end, points + 1)[1:]
-    per_seed = [_along(a, b, grid, weights) for a, b, weights in zip(method, base, counts, strict=True)]
-    n = min(len(curve.prompts) for curve in method)
-    at = [
-        over_seeds([value[i] for value, _, _, _ in per_seed], [draws[i] for _, draws, _, _ in per_seed], n)
-        for i in range(points)
+    pairs = list(zip(method, base, strict=True))
+    areas = [float(_areas(pair, WEIGHTS, end, _once(pair[0]))[0]) for pair in pairs]
+    draws = [_areas(pair, WEIGHTS, end, drawn) for pair, drawn in zip(pairs, counts, strict=True)]
+    return Difference(grid, at, over_seeds(areas, draws, min(len(curve.prompts) for curve in method)), end)
+
+
+def contrast(
+    groups: Sequence[Sequence[Curve]], weights: Sequence[float], grid: Sequence[float], resamples: int, seed: int
+) -> list[Estimate]:
+    """A weighted sum of the quality of several methods at equal KL, over prompts and seeds; an estimate a KL.
+
+    Args:
+        groups: a method's curves each, one a seed, of the same seeds in the same order and, within a seed, on the same
+            prompts. weights: of the methods; 1 and -1 make the difference of two.
+        grid: KLs in nats, none larger than :func:`common_kl` of all curves.
+    """
+    counts = resample([curve.prompts for curve in groups[0]], resamples, seed)
+    where, n = np.array(grid), min(len(curve.prompts) for curve in groups[0])
+    values = [_sums(own, weights, where, _once(own[0]))[:, 0] for own in zip(*groups, strict=True)]
+    draws = [_sums(own, weights, where, drawn) for *own, drawn in zip(*groups, counts, strict=True)]
+    return [over_seeds([row[i] for row in values], [row[i] for row in draws], n) for i in range(len(where))]
+
+
+def common_kl(curves: Sequence[Curve]) -> float:
+    """The largest KL that all curves reach, in nats.
+
+    Raises:
+        ValueError: no prompt of some curve has a rating at one of its points, or there is no range of KL to compare.
+    """
+    _readable(curves)
+    reached = min(float(curve.kl.mean(1).max()) for curve in curves)
+    if not reached > 0:
+        raise ValueError("the curves share no range of KL: one of them never left the SFT model")
+    return reached
+
+
+def _once(curve: Curve) -> NDArray[np.int64]:
+    """Each prompt drawn once: the sample itself."""
+    return np.ones((1, len(curve.prompts)), dtype=np.int64)
+
+
+def _means(curves: Sequence[Curve], counts: NDArray[np.int64]) -> Iterator[tuple[tuple[Array, Array], ...]]:
+    """A resample after the other: of each curve the means of KL and quality at its points."""
+    drawn = [
+        zip(weighted_means(curve.kl, counts).T, weighted_means(curve.quality, counts).T, strict=True)
+        for curve in curves
     ]
-    area = over_seeds([value for _, _, value, _ in per_seed], [draws for _, _, _, draws in per_seed], n)
-    return Difference([float(kl) for kl in grid], at, area, end)
+    return zip(*drawn, strict=True)
 
 
-def _along(method: Curve, base: Curve, grid: Array, counts: NDArray[np.int64]) -> tuple[Array, Array, float, Array]:
-    """Of one seed: the differences on the grid, shape (points,), their resamples, and the area with its resamples."""
-    ones = np.ones((1, len(method.prompts)), dtype=np.int64)
-    values, area = _between(method, base, grid, ones)
-    draws, areas = _between(method, base, grid, counts)
-    return values[:, 0], draws, float(area[0]), areas
+def _sums(curves: Sequence[Curve], weights: Sequence[float], where: Array, counts: NDArray[np.int64]) -> Array:
+    """Shape (len(where), resamples)."""
+    return np.stack([_sum(points, weights, where) for points in _means(curves, counts)], axis=1)
 
 
-def _between(method: Curve, base: Curve, grid: Array, counts: NDArray[np.int64]) -> tuple[Array, Array]:
-    ours, theirs = (
-        list(zip(weighted_means(curve.kl, counts).T, weighted_means(curve.quality, counts).T, strict=True))
-        for curve in (method, base)
-    )
-    values, areas = np.empty((len(grid), len(counts))), np.empty(len(counts))
-    for draw, ((kl, quality), (kl_base, quality_base)) in enumerate(zip(ours, theirs, strict=True)):
-        values[:, draw] = _at(kl, quality, grid) - _at(kl_base, quality_base, grid)
-        # Exact: the difference is linear between the knots of the two curves.
-        knots = np.concatenate([[0.0, grid[-1]], kl, kl_base])
-        knots = np.unique(knots[(knots >= 0) & (knots <= grid[-1])])
-        areas[draw] = np.trapezoid(_at(kl, quality, knots) - _at(kl_base, quality_base, knots), knots)
-    return values, areas
+def _areas(curves: Sequence[Curve], weights: Sequence[float], end: float, counts: NDArray[np.int64]) -> Array:
+    """The integral of the sum from KL 0 to `end`, shape (resamples,)."""
+    areas = np.empty(len(counts))
+    for draw, points in enumerate(_means(curves, counts)):
+        # Exact: the sum is linear between the knots of the curves.
+        knots = np.concatenate([[0.0, end], *(kl for kl, _ in points)])
+        knots = np.unique(knots[(knots >= 0) & (knots <= end)])
+        areas[draw] = np.trapezoid(_sum(points, weights, knots), knots)
+    return areas
+
+
+def _sum(points: Sequence[tuple[Array, Array]], weights: Sequence[float], where: Array) -> Array:
+    result = np.zeros(len(where))
+    for (kl, quality), weight in zip(points, weights, strict=True):
+        result += weight * _at(kl, quality, where)
+    return result
 
 
 def _at(kl: Array, quality: Array, where: Array) -> Array:

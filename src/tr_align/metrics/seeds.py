@@ -24,6 +24,8 @@ class Estimate:
     value: float
     ci: list[float]
     p: float
+    freedom: float = math.inf
+    """Degrees of freedom of the Student's t that the interval is made with; infinite where a normal's stands in."""
 
 
 def resample(ids: Sequence[Sequence[str]], resamples: int, seed: int) -> list[NDArray[np.int64]]:
@@ -70,7 +72,7 @@ def over_seeds(estimates: Sequence[float], draws: Sequence[Array], n: int) -> Es
     values, resampled = np.asarray(estimates, dtype=float), np.stack([np.asarray(draw) for draw in draws])
     mean, seeds = float(values.mean()), len(values)
     if seeds == 1:
-        return Estimate(mean, interval(resampled[0], n), bootstrap_p(resampled[0]))
+        return Estimate(mean, interval(resampled[0], n), bootstrap_p(resampled[0]), n - 1)
     from scipy.stats import t
 
     resampled = resampled[:, ~np.isnan(resampled).any(0)]
@@ -85,7 +87,8 @@ def over_seeds(estimates: Sequence[float], draws: Sequence[Array], n: int) -> Es
         return Estimate(mean, [mean, mean], float(mean == 0))
     freedom = variance**2 / ((between / seeds) ** 2 / (seeds - 1) + (prompts - within / seeds) ** 2 / max(n - 1, 1))
     half = float(t.ppf(0.975, freedom)) * math.sqrt(variance)
-    return Estimate(mean, [mean - half, mean + half], float(2 * t.sf(abs(mean) / math.sqrt(variance), freedom)))
+    p = float(2 * t.sf(abs(mean) / math.sqrt(variance), freedom))
+    return Estimate(mean, [mean - half, mean + half], p, freedom)
 
 
 def mean_over_seeds(
@@ -106,7 +109,8 @@ def mean_over_seeds(
         return None
     if len(values) == 1:
         mean, ci = alone(values[0], resamples, seed)
-        return Estimate(mean, ci, bootstrap_p(bootstrap_means(values[0], resamples, seed)))
+        n = int((~np.isnan(values[0])).sum())
+        return Estimate(mean, ci, bootstrap_p(bootstrap_means(values[0], resamples, seed)), n - 1)
     counts = resample(ids, resamples, seed)
     draws = [weighted_means(array, weights) for array, weights in zip(values, counts, strict=True)]
     means = [float(np.nanmean(array)) for array in values]

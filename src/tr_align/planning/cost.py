@@ -38,7 +38,7 @@ def judge_usd(params: Params, ratings: int, comparisons: int) -> float | None:
     Raises:
         UserError: the questions or the price list cannot be read.
     """
-    if params.judge.name == "probe":
+    if params.judge.name != "openai":
         return 0.0
     settings = params.judge.openai
     price = prices.load(settings.prices, settings.model, settings.batch)

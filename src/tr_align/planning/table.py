@@ -92,7 +92,7 @@ def _totals(plan: Plan, usd: float | None) -> str:
     lines = [f"GPU-hours: about {_hours(plan.gpu_hours)}{spent}; tokens drawn: {_count(plan.generated)}"]
     calls = f"{plan.ratings:,} ratings and {plan.comparisons:,} comparisons"
     if plan.usd == 0:
-        lines.append(f"Judge: {calls} by the probe, free")
+        lines.append(f"Judge: {calls} by a judge that runs here, free")
     else:
         price = (
             "no price is known" if plan.usd is None else f"{dollars(plan.usd)} at most, less what is answered already"

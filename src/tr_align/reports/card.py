@@ -97,10 +97,11 @@ def parts(card: Card) -> Iterator[Part]:
     """The parts of the card that have something to show."""
     agreement = [_share("preference", card["agreement"]), _share("HC rating", card["agreement_rating"])]
     agreement += [_share(f"rating of {axis}", row) for axis, row in card["axes"].items()]
+    of_axes = "An axis is measured on the pairs whose worse reply fails on it. " if card["axes"] else ""
     yield Part(
         "Agrees with the labels",
         "Preference: the better reply is preferred, over both orders of the two. Ratings: it is rated higher. Ties "
-        "count half. An axis is measured on the pairs whose worse reply fails on it. The dashed line is guessing.",
+        f"count half. {of_axes}The dashed line is guessing.",
         agreement,
     )
     if card["obvious"]:

@@ -4,8 +4,10 @@ A row a claim and trust-region cell: `id`, `kind`, the columns of the cell, `cla
 ("supported", "contradicted" or "inconclusive"), `effect` in `unit` with its 95 % interval `ci`, its p-value `p` and
 `p_holm` (corrected for the claims of its kind), `kl` (nats, where the effect is taken at one), `beta`, `n_prompts`,
 `seeds`, `evidence` (the numbers as text), `paper` (what the paper reports: `text`, `value`, `unit`, `source`, `trust`),
-for "matched_kl" `probability_of_improvement` with its `_ci`, and `detail` (text) where the effect is only a part of
-what was tested.
+for "matched_kl" `probability_of_improvement` with its `_ci` and `detectable` (the effect that such data finds with 80 %
+power, see :func:`tr_align.metrics.power.detectable`), and `detail` (text) where the effect is only a part of what was
+tested. `swept` is true of a cell whose setting of the update is not the first run's (see
+:meth:`tr_align.reports.study.Study.is_main`), and missing from the others.
 """
 
 from __future__ import annotations
@@ -14,17 +16,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
+from tr_align.metrics.power import detectable
 from tr_align.metrics.seeds import Estimate
-from tr_align.reports.common import listed, number, p_text, signed_with_interval
+from tr_align.reports.common import label, listed, number, p_text, signed_with_interval
 from tr_align.reports.compare import Comparison
 from tr_align.reports.study import Study
 from tr_align.stats import holm
 
 Row = dict[str, Any]
+AnyRow = TypeVar("AnyRow", bound=Mapping[str, Any])
 SIGNIFICANT = 0.05
 
 KINDS = {
@@ -33,10 +37,16 @@ KINDS = {
     "trained": "{method} ends with more quality than {base}, at whatever KL",
     "duel": "{method} beats {base} in duels",
     "reach": "{method} moves further from the SFT model than {base}",
+    "length_adjusted": "{method} keeps more quality than {base} at the same KL with the length of replies held fixed",
+    "diversity": "{method}'s replies are more diverse than {base}'s at the same KL",
     "ood": "{method} gives less probability to text outside the data than {base} at the same KL",
     "recovery": "with {method} the log-probability of chosen replies first falls and then recovers",
+    "alpha": "with {family} quality at equal KL has its maximum inside the range of α",
+    "tau": "with {family} too small a τ costs quality at equal KL",
+    "interval": "with {family} an update every step keeps more quality at equal KL than a rarer one with the same lag",
 }
-"""What the paper claims, by kind. The first is its main one."""
+"""What is claimed, by kind: by the paper, but for "interval", on which it says nothing. The first is its main claim.
+`family` is the method whatever its setting; the last three compare its cells with each other."""
 
 UNITS = {
     "matched_kl": "HC points",
@@ -44,8 +54,13 @@ UNITS = {
     "trained": "HC points",
     "duel": "percentage points",
     "reach": "nats",
+    "length_adjusted": "HC points",
+    "diversity": "points of BLEU",
     "ood": "nats per token",
     "recovery": "nats per token",
+    "alpha": "HC points",
+    "tau": "HC points",
+    "interval": "HC points",
 }
 
 
@@ -55,7 +70,8 @@ class Finding:
 
     kind: str
     cell: str
-    base: str
+    base: str | tuple[str, ...]
+    """What it is compared with: a cell, or several."""
     evidence: str
     """The numbers in words; why not, where it could not be tested."""
     estimate: Estimate | None = None
@@ -77,7 +93,9 @@ def claims(
     """Test every claim on every trust-region cell.
 
     A claim is supported, or contradicted, if its interval excludes zero and so does its p-value after Holm's
-    correction over the cells of its kind; else it is inconclusive, also where it could not be tested at all.
+    correction; else it is inconclusive, also where it could not be tested at all. What is corrected for together is a
+    family: a kind of claim over the main cells. The other cells of a sweep (another alpha, another tau) are a second
+    family of that kind, so that looking at more settings takes nothing from the main test.
 
     Args:
         found, failed: the comparisons of :func:`tr_align.reports.compare.comparisons`, and why others failed.
@@ -90,9 +108,18 @@ def claims(
     rows = []
     for kind in KINDS:
         own = sorted((one for one in tested if one.kind == kind), key=lambda one: cells.index(one.cell))
-        corrected = iter(holm([one.p for one in own if one.p is not None]))
-        rows += [_row(study, one, None if one.p is None else next(corrected)) for one in own]
+        corrected: dict[int, float] = {}
+        for main in (True, False):
+            family = [one for one in own if one.p is not None and study.is_main(one.cell) is main]
+            corrected |= zip(map(id, family), holm([one.p for one in family if one.p is not None]), strict=True)
+        rows += [_row(study, one, corrected.get(id(one))) for one in own]
     return rows
+
+
+def says(ci: Sequence[float], supported_by: int = 1) -> str:
+    """The verdict of an interval on a claim that an effect is above zero; below, with `supported_by` -1."""
+    low, high = sorted(supported_by * end for end in ci)
+    return "supported" if low > 0 else "contradicted" if high < 0 else "inconclusive"
 
 
 COMPARED = ("matched_kl", "area", "trained", "duel", "reach")
@@ -103,13 +130,14 @@ def _compared(kind: str, one: Comparison) -> Finding | None:
     """The effect behind a claim, and what is said of it: prompts, seeds, KL, words; None where it was not measured."""
     curves = one.pairing.n_prompts, one.pairing.seeds, one.pairing.beta
     if kind == "matched_kl":
-        more: Row = {}
+        estimate = one.difference.at[-1]
+        more: Row = {"detectable": detectable((estimate.ci[1] - estimate.ci[0]) / 2, estimate.freedom)}
         if one.improvement:
             value, ci = one.improvement
-            more = {"probability_of_improvement": value, "probability_of_improvement_ci": ci}
+            more |= {"probability_of_improvement": value, "probability_of_improvement_ci": ci}
         kl = one.difference.range
         where = f"HC differs by {{}} at {number(kl, 1)} nats, the largest KL both reached"
-        return _signed(kind, one, where, one.difference.at[-1], *curves, kl, more)
+        return _signed(kind, one, where, estimate, *curves, kl, more)
     if kind == "area":
         where = f"area between the curves from 0 to {one.difference.range:.1f} nats {{}}"
         return _signed(kind, one, where, one.difference.area, *curves)
@@ -140,11 +168,10 @@ def _signed(
     more: Mapping[str, Any] | None = None,
 ) -> Finding:
     """A claim that an effect is above zero."""
-    low, high = estimate.ci
-    says = "supported" if low > 0 else "contradicted" if high < 0 else "inconclusive"
     evidence = where.format(signed_with_interval(estimate.value, estimate.ci))
+    said = says(estimate.ci)
     return Finding(
-        kind, one.cell, one.base, evidence, estimate, estimate.p, says, n_prompts, seeds, beta, kl, more or {}
+        kind, one.cell, one.base, evidence, estimate, estimate.p, said, n_prompts, seeds, beta, kl, more or {}
     )
 
 
@@ -167,15 +194,17 @@ def _row(study: Study, one: Finding, p_holm: float | None) -> Row:
         "beta": one.beta,
         "kl": one.kl,
         **one.more,
+        **({} if study.is_main(one.cell) else {"swept": True}),
         "evidence": evidence,
         "paper": _paper(one.kind, study.cells[one.cell]["method"]),
     }
 
 
-def _about(kind: str, study: Study, cell: str, base: str) -> Row:
+def _about(kind: str, study: Study, cell: str, base: str | tuple[str, ...]) -> Row:
     """Who is compared with whom, and what is claimed."""
-    columns, other = study.cells[cell], study.cells[base]["name"]
-    claim = KINDS[kind].format(method=columns["name"], base=other)
+    columns, bases = study.cells[cell], (base,) if isinstance(base, str) else base
+    other = listed([str(study.cells[name]["name"]) for name in bases])
+    claim = KINDS[kind].format(method=columns["name"], base=other, family=label(columns["method"]))
     return {"id": f"{kind}/{cell}", "kind": kind, **columns, "base": other, "claim": claim}
 
 
@@ -188,9 +217,9 @@ def count(row: Mapping[str, Any]) -> str:
 def verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The two sentences a report opens with: did it help, and by how much, how surely and at what KL.
 
-    Args: the claims.
+    Args: the claims. Those about swept cells do not count, unless there are no others.
     """
-    main = [row for row in rows if row["kind"] == "matched_kl"]
+    main = main_of([row for row in rows if row["kind"] == "matched_kl"])
     tested = [row for row in main if row["effect"] is not None]
     if not tested:
         return ["No trust-region method of this report could be compared with its base.", _why(main)]
@@ -211,10 +240,16 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [first, _largest(tested)]
 
 
+def main_of(rows: Sequence[AnyRow]) -> list[AnyRow]:
+    """Those of claims that are not about swept cells; all, where there are no others."""
+    return [row for row in rows if not row.get("swept")] or list(rows)
+
+
 def _largest(tested: Sequence[Mapping[str, Any]]) -> str:
     top = max(tested, key=lambda row: abs(row["effect"]))
-    widest = max((row["ci"][1] - row["ci"][0]) / 2 for row in tested)
-    unseen = f"; differences of up to about {widest:.1f} points could go unseen here" if widest >= 0.05 else ""
+    hidden = max((row["detectable"] or 0.0 for row in tested), default=0.0)
+    unseen = f"; differences of less than about {hidden:.1f} points could go unseen here (80 % power)"
+    unseen = unseen if hidden >= 0.05 else ""
     return (
         f"The largest difference is {signed_with_interval(top['effect'], top['ci'])} HC points "
         f"({top['name']} against {top['base']} at {top['kl']:.1f} nats; {count(top)}){unseen}."

@@ -11,20 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from tr_align.judges.base import as_number
+from tr_align.judges.base import as_number, axes_of, parts_of_hc
 from tr_align.metrics.bias import bias
 from tr_align.metrics.diversity import self_bleu_scores
 from tr_align.metrics.seeds import Estimate, mean_over_seeds, share_over_seeds
 from tr_align.reports import card
 from tr_align.reports.claims import claims, verdict
-from tr_align.reports.common import LOSSES, count_text, update_steps
+from tr_align.reports.common import LOSSES, count_text, judge_text, update_steps
 from tr_align.reports.compare import comparisons, frontier_rows, peak_rows, spread
+from tr_align.reports.contrasts import contrast_claims, setting_rows
 from tr_align.reports.likelihood_claims import likelihood_claims
 from tr_align.reports.likelihoods import likelihood_rows
+from tr_align.reports.reply_claims import reply_claims
 from tr_align.reports.results import Report
 from tr_align.reports.runs import Run, comparable, flat
 from tr_align.reports.study import Study, study
-from tr_align.settings import AXES
 from tr_align.stats import mean_ci
 
 Row = dict[str, Any]
@@ -52,7 +53,9 @@ def collect(runs: Sequence[Run], seconds: Mapping[str, float] | None = None) -> 
     resamples, seed = first.score.bootstrap, first.seed
     sorted_runs = study(runs)
     found, failed = comparisons(sorted_runs, resamples, seed)
-    tested = claims(sorted_runs, found, failed, likelihood_claims(sorted_runs, resamples, seed))
+    others = [make(sorted_runs, resamples, seed) for make in (reply_claims, likelihood_claims, contrast_claims)]
+    tested = claims(sorted_runs, found, failed, [one for group in others for one in group])
+    by_setting, not_drawn = setting_rows(sorted_runs, resamples, seed)
     toy = runs[0].toy
     points = _points(sorted_runs, resamples, seed)
     problems = [*left_out, *sorted_runs.problems, *_unread(sorted_runs)]
@@ -63,6 +66,7 @@ def collect(runs: Sequence[Run], seconds: Mapping[str, float] | None = None) -> 
         if one.pairing.along == "steps" and len(sorted_runs.by_loss(sorted_runs.cells[one.cell]["loss"])) > 1
     ]
     problems += [f"{sorted_runs.cells[cell]['name']} could not be compared: {why}" for cell, why in failed.items()]
+    problems += not_drawn
     parts = dict(
         context=_context(sorted_runs, points, seconds or {}) | {"verdict": verdict(tested)},
         points=points,
@@ -75,6 +79,7 @@ def collect(runs: Sequence[Run], seconds: Mapping[str, float] | None = None) -> 
             cell: update_steps(row, first.align.steps) for cell, row in sorted_runs.cells.items() if cell != "sft"
         },
         ood=likelihood_rows(sorted_runs, resamples, seed),
+        by_setting=by_setting,
         toy=toy,
         prompts=_prompts(sorted_runs),
         problems=problems,
@@ -97,7 +102,7 @@ def to_json(value: Any) -> str:
 
 
 def _points(study: Study, resamples: int, seed: int) -> list[Row]:
-    rows = []
+    rows, axes = [], parts_of_hc(_axes(study))
     for cell, columns in study.cells.items():
         for (name, beta), by_seed in sorted(study.trained.items(), key=lambda item: item[0][1] or 0.0):
             if name != cell:
@@ -107,14 +112,20 @@ def _points(study: Study, resamples: int, seed: int) -> list[Row]:
                 answers = {s: trained.answers[step] for s, trained in by_seed.items() if step in trained.answers}
                 row = columns | {"beta": beta, "step": step, "final": step == last, "seeds": sorted(answers)}
                 row["n_prompts"] = min(map(len, answers.values()))
-                for quantity, estimate in _measures(list(answers.values()), step == last, resamples, seed).items():
+                measures = _measures(list(answers.values()), axes, step == last, resamples, seed)
+                for quantity, estimate in measures.items():
                     row |= spread(quantity, estimate)
                 rows.append(row)
     return rows
 
 
+def _axes(study: Study) -> tuple[str, ...]:
+    """Of the judge, who is the same in all runs of a report."""
+    return axes_of(study.runs[0].judgements["sft"])
+
+
 def _measures(
-    answers: Sequence[Mapping[str, Row]], final: bool, resamples: int, seed: int
+    answers: Sequence[Mapping[str, Row]], axes: Sequence[str], final: bool, resamples: int, seed: int
 ) -> dict[str, Estimate | None]:
     """Each quantity's mean over seeds; Self-BLEU only of trained models, for it rises with the number of replies."""
     ids = [list(by_prompt) for by_prompt in answers]
@@ -126,7 +137,7 @@ def _measures(
         name: mean([[row[key] for row in by_prompt.values()] for by_prompt in answers])
         for name, key in (("kl", "kl"), ("hc", "hc"), ("reply_words", "words"))
     }
-    for axis in AXES:
+    for axis in axes:
         result[axis] = mean([[as_number(row["axes"][axis]) for row in by_prompt.values()] for by_prompt in answers])
     result["self_bleu"] = None
     if final:
@@ -240,6 +251,7 @@ def _unread(study: Study) -> list[str]:
 def _context(study: Study, points: Sequence[Row], seconds: Mapping[str, float]) -> Row:
     run = study.runs[0]
     params = run.params
+    axes = _axes(study)
     losses = {row["loss"] for row in study.cells.values() if row["loss"]}
     betas = {loss: study.by_loss(loss) for loss in LOSSES if loss in losses}
     trained = [row for row in points if row["cell"] != "sft"]
@@ -247,7 +259,8 @@ def _context(study: Study, points: Sequence[Row], seconds: Mapping[str, float]) 
     return {
         "model": params.model.name.partition(":")[2] or params.model.name,
         "data": DATA.get(params.data.source, str(params.data.path)),
-        "judge": "embedded probes" if params.judge.name == "probe" else params.judge.openai.model,
+        "judge": judge_text(params.judge, axes),
+        "axes": parts_of_hc(axes),
         "hc_unit": "points, 1 to 10",
         "seeds": study.seeds,
         "betas": betas,
@@ -263,6 +276,7 @@ def _context(study: Study, points: Sequence[Row], seconds: Mapping[str, float]) 
             }
             for one in study.runs
         ],
+        "learning_rates": {cell: sorted(set(rates.values())) for cell, rates in study.learning_rates.items()},
         "judge_accuracy": run.judge_accuracy,
         "judge_bias": _judge_bias(study),
         "calibration": run.calibration,

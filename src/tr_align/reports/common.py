@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tr_align.config import METHODS
+from tr_align.settings import PREFERENCE, Judge
 
 LOSSES = ("dpo", "ipo", "kto")
 UPDATES = ("none", "soft", "hard")
@@ -20,6 +21,15 @@ def label(method: str) -> str:
     spec = METHODS[method]
     name = spec.loss.upper()
     return name if spec.update == "none" else f"TR-{name} {spec.update}"
+
+
+def judge_text(judge: Judge, axes: Sequence[str]) -> str:
+    """What readers are told of who judged. `axes`: of its ratings."""
+    if judge.name == "openai":
+        return judge.openai.model
+    if judge.name == "probe":
+        return "a probe fitted on preferences" if PREFERENCE in axes else "embedded probes"
+    return "a reward model"
 
 
 def rank(loss: str | None, update: str) -> tuple[int, int]:

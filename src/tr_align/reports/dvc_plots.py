@@ -32,7 +32,7 @@ ROWS = {
     "training": "plots/training.json",
 }
 """By figure, the file under reports/ with its rows. The logs of the training are JSON Lines, which DVC cannot plot."""
-HC = Quantity("hc", "HC, mean of five axes", 2, "HC")
+HC = Quantity("hc", "HC, 1 to 10", 2, "HC")
 PANEL = 300
 
 

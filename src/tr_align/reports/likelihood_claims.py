@@ -8,13 +8,13 @@ from functools import partial
 
 import numpy as np
 
-from tr_align.metrics.frontier import difference
 from tr_align.metrics.recovery import low_and_rise, recovers
 from tr_align.metrics.seeds import Estimate, mean_over_seeds
 from tr_align.reports.claims import Finding
-from tr_align.reports.common import listed, number, signed_with_interval
+from tr_align.reports.common import listed, signed_with_interval
+from tr_align.reports.equal_kl import at_equal_kl
 from tr_align.reports.runs import Trained
-from tr_align.reports.study import Study, pairing
+from tr_align.reports.study import Quality, Study
 from tr_align.stats import mean_ci
 
 OUTSIDE = {"mismatched": "mismatched replies", "foreign": "foreign texts"}
@@ -53,34 +53,22 @@ def _outside(study: Study, cell: str, base: str, resamples: int, seed: int) -> F
     if missing:
         return untested(f"the log-probability of {listed(missing)} was not measured")
     try:
-        curves = pairing(study, cell, base, partial(_per_token, kinds=tuple(OUTSIDE)))
-        found = difference(curves.method, curves.base, resamples, seed, points=1)
+        found = at_equal_kl(study, (cell, base), resamples, seed, _logp_of(*OUTSIDE))
         apart = []
         for kind, name in OUTSIDE.items():
-            own = pairing(study, cell, base, partial(_per_token, kinds=(kind,)))
-            (at,) = difference(own.method, own.base, resamples, seed, points=1).at
-            apart.append(f"{name} {signed_with_interval(at.value, at.ci)}")
+            own = at_equal_kl(study, (cell, base), resamples, seed, _logp_of(kind)).estimate
+            apart.append(f"{name} {signed_with_interval(own.value, own.ci)}")
     except ValueError as error:
         return untested(str(error))
-    (estimate,) = found.at
-    low, high = estimate.ci
-    text = signed_with_interval(estimate.value, estimate.ci)
     detail = ", ".join(apart)
-    return Finding(
-        "ood",
-        cell,
-        base,
-        f"log-probability of text outside the data differs by {text} nats per token at {number(found.range, 1)} nats, "
-        f"the largest KL both reached ({detail})",
-        estimate,
-        estimate.p,
-        "supported" if high < 0 else "contradicted" if low > 0 else "inconclusive",
-        curves.n_prompts,
-        curves.seeds,
-        curves.beta,
-        found.range,
-        {"detail": detail},
+    evidence = (
+        f"log-probability of text outside the data differs by {found.text} nats per token {found.where} ({detail})"
     )
+    return found.finding("ood", cell, base, evidence, detail, supported_by=-1)
+
+
+def _logp_of(*kinds: str) -> Quality:
+    return lambda trained, step, _: _per_token(trained, step, kinds)
 
 
 def _per_token(trained: Trained, step: int, kinds: Sequence[str]) -> Mapping[str, float]:

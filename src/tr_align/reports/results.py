@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tr_align.settings import AXES
-
 Row = Mapping[str, Any]
 
-QUANTITIES = ("kl", "hc", *AXES, "self_bleu", "reply_words")
-"""What each policy is measured by; every one stands beside `<name>_lo` and `<name>_hi`, its 95 % interval (None
-where there is none). KL in nats per reply, HC and axes in points from 1 to 10, Self-BLEU 0 to 100, words a reply."""
+QUANTITIES = ("kl", "hc", "self_bleu", "reply_words")
+"""What each policy is measured by, beside the axes that HC is the mean of; every one stands beside `<name>_lo` and
+`<name>_hi`, its 95 % interval (None where there is none). KL in nats per reply, HC and axes in points from 1 to 10,
+Self-BLEU 0 to 100, words a reply."""
 
 CELL = ("cell", "name", "method", "loss", "update", "alpha", "every", "tau")
 """The columns that say which cell a row is of: `cell` is its identifier, `name` its label for readers
@@ -30,9 +29,11 @@ class Report:
     """Rows by topic. All are plain JSON values; numbers that could not be computed are None, never NaN."""
 
     context: Mapping[str, Any]
-    """The runs: `model`, `data`, `judge`, `hc_unit`, `seeds` (list), `betas` (loss -> list), `steps`, `points_along`
+    """The runs: `model`, `data`, `judge`, `axes` (those that HC is the mean of; none where the judge has one axis,
+    which HC is), `hc_unit`, `seeds` (list), `betas` (loss -> list), `steps`, `points_along`
     ("beta" if finals of several betas make the curves, else "steps"), `runs` (a row a run: `run`, `seed`, `alpha`,
-    `every`, `tau`, `beta` by loss, `methods`), `judge_accuracy`, `judge_bias`, `calibration`, `judge_warning`,
+    `every`, `tau`, `beta` by loss, `methods`), `learning_rates` (cell -> list, for it is tuned method by method),
+    `judge_accuracy`, `judge_bias`, `calibration`, `judge_warning`,
     `settings` (flat params.yaml of the first run), `versions` (package -> version), `seconds` (stage -> seconds, of
     the stages that ran on this machine), `cost` (`usd`, `calls`, `tokens` of the judge; None for the embedded one),
     `n_curve_prompts`, `n_prompts` (text such as "24 to 130"), `date`, `verdict` (the two sentences the page opens
@@ -40,7 +41,7 @@ class Report:
 
     points: Sequence[Row]
     """A row a policy, over all its seeds: CELL, `beta`, `step`, `final` (the trained model), `seeds` (list),
-    `n_prompts`, QUANTITIES. One row is the SFT model: `beta` None, `step` 0, `final` True."""
+    `n_prompts`, QUANTITIES, the axes of `context`. One row is the SFT model: `beta` None, `step` 0, `final` True."""
 
     wins: Sequence[Row]
     """A row a trained model and opponent: CELL, `beta`, `versus` ("sft" or "base"), `opponent` (its label), `seeds`,
@@ -96,3 +97,9 @@ class Report:
 
     problems: Sequence[str]
     """What is missing or was left out, and where: one sentence each."""
+
+    by_setting: Sequence[Row] = ()
+    """Quality against α or τ, where a method has three of them or more: a row a cell, and one of its base, of a `panel`
+    ("DPO soft, every 4 steps"): CELL, `base` (its label), `beta` (None where several make the curves), `kl` (the
+    largest that all of a panel reached), `hc` there with `hc_lo` and `hc_hi`, `difference` from the base in HC points
+    with its ends (None of the base), `n_prompts`, `seeds`."""

@@ -24,10 +24,11 @@ FREE = ("seed", "methods", "ref_update", "beta", "toy_mdp", "mlflow")
 """Sections of params.yaml in which runs of one report may differ; of the toy MDP it shows the first run's."""
 HOW_ASKED = ("api_key_env", "concurrency", "timeout_seconds", "max_retries", "batch", "prices")
 FREE_KEYS = (
+    "align.learning_rate",
     *("judge.max_usd", "align.checkpoint_minutes", "align.max_tokens"),
     *(f"judge.openai.{key}" for key in HOW_ASKED),
 )
-"""And keys of other sections that change no result."""
+"""And keys of other sections: the learning rate, which is tuned method by method, and what changes no result."""
 OWN_SECTIONS = ("probe", "openai")
 TOY = ("world", "curves", "along_kl", "grid", "curvature", "claims")
 """What a report shows of the toy MDP."""
@@ -142,8 +143,9 @@ def from_revision(revision: str) -> Reader:
 
 
 def comparable(runs: Sequence[Run]) -> tuple[list[Run], list[str]]:
-    """The runs that differ from the first in nothing but seed, beta, update settings and methods, and what is wrong
-    with the others."""
+    """The runs that differ from the first in nothing but seed, beta, update settings, learning rate and methods, and
+    what is wrong with the others. :func:`tr_align.reports.study.study` names cells that have several learning rates.
+    """
     first = _fixed(runs[0].params)
     kept, problems = [runs[0]], []
     for run in runs[1:]:

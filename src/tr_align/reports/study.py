@@ -14,8 +14,9 @@ from tr_align.reports.common import in_order, label
 from tr_align.reports.runs import Run, Trained
 
 Row = dict[str, Any]
-Quality = Callable[[Trained, int], Mapping[str, float]]
-"""What curves are drawn of: of a training's policy at a step, a value by prompt id, NaN where it could not be read."""
+Quality = Callable[[Trained, int, Sequence[str]], Mapping[str, float]]
+"""What curves are drawn of: of a training's policy at a step, a value by prompt id, NaN where it could not be read. The
+prompts it is asked for are those that were answered at every point of the curves; others in its answer do not count."""
 
 
 @dataclass
@@ -29,6 +30,8 @@ class Study:
     """By cell and beta (None for "sft"), then by seed."""
     cell_of: dict[tuple[str, str], str] = field(default_factory=dict)
     """By run and method."""
+    learning_rates: dict[str, dict[tuple[float, int], float]] = field(default_factory=dict)
+    """`align.learning_rate` of what `trained` holds: by cell (but for "sft"), then by beta and seed."""
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -45,10 +48,18 @@ class Study:
         betas, first = self.betas(cell), getattr(self.runs[0].params.beta, self.cells[cell]["loss"])
         return first if first in betas else betas[len(betas) // 2]
 
-    def compared_beta(self, cell: str, base: str) -> float:
-        """The beta at which two cells are compared where it is at one: the main one, if both were trained with it."""
-        shared, main = self.betas(cell, base), self.main_beta(cell)
+    def compared_beta(self, cell: str, *others: str) -> float:
+        """The beta at which cells are compared where it is at one: the first's main one, if all have it."""
+        shared, main = self.betas(cell, *others), self.main_beta(cell)
         return main if main in shared else shared[len(shared) // 2]
+
+    def is_main(self, cell: str) -> bool:
+        """Whether a cell has the first run's setting of the update, or its method has no other; what is not was added
+        to see what the setting does."""
+        row = self.cells[cell]
+        others = [name for name, other in self.cells.items() if other["method"] == row["method"]]
+        own = row["alpha"], row["every"], row["tau"]
+        return len(others) == 1 or own == _update(self.runs[0].params, row["method"])
 
     def base(self, cell: str) -> str | None:
         """The cell of the base method, None for what has none (base methods, SFT) and where it is missing."""
@@ -66,7 +77,7 @@ def study(runs: Sequence[Run]) -> Study:
     """Sort runs of one report (see :func:`tr_align.reports.runs.comparable`) into cells.
 
     Where two runs hold the same training (cell, beta, seed), as after a sweep over alpha that trains no base method
-    again, the first counts.
+    again, the first counts; `problems` says so if the other had another learning rate.
     """
     result = Study(list(runs))
     settings: dict[str, list[tuple[Any, ...]]] = {}
@@ -87,7 +98,9 @@ def study(runs: Sequence[Run]) -> Study:
             result.cell_of[run.name, method] = name
             beta = None if method == "sft" else getattr(run.params.beta, METHODS[method].loss)
             result.trained.setdefault((name, beta), {}).setdefault(run.params.seed, trained)
-    result.problems += _incomplete(result)
+            if beta is not None:
+                result.problems += _learned(result, run, name, beta)
+    result.problems += [*_mixed(result), *_incomplete(result)]
     return result
 
 
@@ -111,6 +124,34 @@ def cell_columns(method: str, values: tuple[Any, ...], several: bool) -> Row:
     return {"cell": identifier, "name": name, "method": method, **kind, "alpha": alpha, "every": every, "tau": tau}
 
 
+def _learned(study: Study, run: Run, cell: str, beta: float) -> list[str]:
+    """Note a training's learning rate; a problem if the report already holds this training with another."""
+    seed, rate = run.params.seed, run.params.align.learning_rate
+    counted = study.learning_rates.setdefault(cell, {}).setdefault((beta, seed), rate)
+    if counted == rate:
+        return []
+    return [
+        f"{study.cells[cell]['name']} at β = {beta:g} with seed {seed} was trained with learning rates {counted:g} and "
+        f"{rate:g}: only the first, {counted:g}, counts; {run.name} has the other"
+    ]
+
+
+def _mixed(study: Study) -> list[str]:
+    """Cells whose trainings, by beta or seed, had different learning rates."""
+    problems = []
+    for cell, rates in study.learning_rates.items():
+        by_rate: dict[float, list[str]] = {}
+        for (beta, seed), rate in sorted(rates.items()):
+            by_rate.setdefault(rate, []).append(f"β = {beta:g}, seed {seed}")
+        if len(by_rate) > 1:
+            held = "; ".join(f"{rate:g} at {', '.join(places)}" for rate, places in sorted(by_rate.items()))
+            problems.append(
+                f"{study.cells[cell]['name']} was trained with different learning rates ({held}): its means over them "
+                "are of different trainings"
+            )
+    return problems
+
+
 def _incomplete(study: Study) -> list[str]:
     """Cells that lack a seed others have, and trust-region cells without their base."""
     problems = []
@@ -129,11 +170,11 @@ def _incomplete(study: Study) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Pairing:
-    """A trust-region cell and its base, as curves on the same seeds and prompts."""
+class Aligned:
+    """Cells as curves on the same seeds and prompts."""
 
-    method: list[Curve]
-    base: list[Curve]
+    curves: dict[str, list[Curve]]
+    """By cell, one a seed."""
     seeds: list[int]
     along: str
     """"beta": the points are the models trained with several betas; "steps": checkpoints at one beta."""
@@ -143,35 +184,57 @@ class Pairing:
     @property
     def n_prompts(self) -> int:
         """Prompts behind the curves, of the seed with the fewest."""
-        return min(len(curve.prompts) for curve in self.method)
+        return min(len(curve.prompts) for curve in next(iter(self.curves.values())))
 
 
-def hc_of(trained: Trained, step: int) -> Mapping[str, float]:
+@dataclass(frozen=True)
+class Pairing(Aligned):
+    """A trust-region cell and its base."""
+
+    cell: str
+    compared_with: str
+
+    @property
+    def method(self) -> list[Curve]:
+        return self.curves[self.cell]
+
+    @property
+    def base(self) -> list[Curve]:
+        return self.curves[self.compared_with]
+
+
+def hc_of(trained: Trained, step: int, prompts: Sequence[str]) -> Mapping[str, float]:
     """HC of the replies."""
-    return {prompt: answer["hc"] for prompt, answer in trained.answers[step].items()}
+    return {prompt: trained.answers[step][prompt]["hc"] for prompt in prompts}
 
 
 def pairing(study: Study, cell: str, base: str, quality: Quality = hc_of) -> Pairing:
-    """The curves of `quality` against KL to compare a cell with its base by.
+    """The curves to compare a cell with its base by: :func:`aligned`."""
+    found = aligned(study, (cell, base), quality)
+    return Pairing(found.curves, found.seeds, found.along, found.beta, cell, base)
+
+
+def aligned(study: Study, cells: Sequence[str], quality: Quality = hc_of) -> Aligned:
+    """The curves of `quality` against KL to compare cells by, the first of which says at which beta where it is at one.
 
     Several betas make a curve of trained models, as in the paper; with one beta the curve follows training. Only
-    prompts with a reply and a value at all of these points count, and seeds that both were trained with and that have
+    prompts with a reply and a value at all of these points count, and seeds that all were trained with and that have
     such prompts.
     Raises:
         ValueError: there is no such seed, or no such prompt.
     """
-    shared = study.betas(cell, base)
+    shared = study.betas(*cells)
     if not shared:
         raise ValueError("they were trained with no beta in common")
-    seeds = _with_all(study, (cell, base), shared)
+    seeds = _with_all(study, cells, shared)
     along = "beta" if len(shared) > 1 and seeds else "steps"
     beta = None
     if along == "steps":
-        beta = study.compared_beta(cell, base)
-        seeds = _with_all(study, (cell, base), [beta])
+        beta = study.compared_beta(*cells)
+        seeds = _with_all(study, cells, [beta])
     if not seeds:
-        raise ValueError("no seed was trained with both")
-    curves: dict[str, list[Curve]] = {cell: [], base: []}  # one entry where a cell is paired with itself
+        raise ValueError(f"no seed was trained with {'both' if len(cells) == 2 else 'all'}")
+    curves: dict[str, list[Curve]] = {cell: [] for cell in cells}  # one entry where a cell is paired with itself
     measured = []
     for seed in seeds:
         points = {name: [(study.trained["sft", None][seed], 0)] for name in curves}
@@ -180,10 +243,10 @@ def pairing(study: Study, cell: str, base: str, quality: Quality = hc_of) -> Pai
                 trained = study.trained[name, value][seed]
                 steps = sorted(trained.answers) if along == "steps" else [trained.last]
                 points[name] += [(trained, step) for step in steps]
-        values = {name: [quality(*point) for point in points[name]] for name in curves}
         answers = {name: [trained.answers[step] for trained, step in points[name]] for name in curves}
-        known = [set(row) for name in curves for row in (*values[name], *answers[name])]
-        prompts = sorted(set.intersection(*known))
+        answered = sorted(set.intersection(*(set(row) for name in curves for row in answers[name])))
+        values = {name: [quality(*point, answered) for point in points[name]] for name in curves}
+        prompts = [prompt for prompt in answered if all(prompt in row for name in curves for row in values[name])]
         if not prompts:
             continue
         for name in curves:
@@ -193,7 +256,7 @@ def pairing(study: Study, cell: str, base: str, quality: Quality = hc_of) -> Pai
         measured.append(seed)
     if not measured:
         raise ValueError("no seed has a prompt that was answered and measured at every point")
-    return Pairing(curves[cell], curves[base], measured, along, beta)
+    return Aligned(curves, measured, along, beta)
 
 
 def _with_all(study: Study, cells: Sequence[str], betas: Sequence[float]) -> list[int]:

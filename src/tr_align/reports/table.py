@@ -20,7 +20,6 @@ from tr_align.reports.common import (
 )
 from tr_align.reports.figures import words
 from tr_align.reports.results import Report, Row
-from tr_align.settings import AXES
 
 TEXT_WIDTH = 110
 IN_PAPER = ("matched_kl", "duel")
@@ -39,8 +38,9 @@ def rows(report: Report, axes: bool = True) -> tuple[list[str], list[list[str]]]
     methods prompt by prompt.
     """
     finals = trained(report)
-    numeric = ["kl", "hc", *(AXES if axes else ())]
-    names = ["method", "KL", "HC", *(AXES if axes else ()), *WINS.values(), *(["n"] if axes else [])]
+    own = report.context["axes"] if axes else ()
+    numeric = ["kl", "hc", *own]
+    names = ["method", "KL", "HC", *own, *WINS.values(), *(["n"] if axes else [])]
     places = {column: _decimals(finals, column) for column in numeric}
     several = _several_betas(finals)
     cells = []
@@ -115,7 +115,7 @@ def footnote(report: Report) -> str:
     counts = [row["n_prompts"] for row in trained(report)]
     note = (
         f"In brackets {words.intervals(report)}; n = {count_text(counts) if counts else 0} prompts;"
-        f" {seeds_text(context)}. KL in nats per reply; HC and its axes in {context['hc_unit']}. Win rates count a tie"
+        f" {seeds_text(context)}. KL in nats per reply; {words.hc(report)}. Win rates count a tie"
         " as half; at 50 % neither is preferred."
     )
     bias = context.get("judge_bias")
@@ -141,10 +141,15 @@ def claim_rows(report: Report, kinds: Sequence[str] | None = None) -> tuple[list
 def claims_note(report: Report) -> str:
     """How to read the table of claims."""
     counted = [claim for claim in report.claims if claim.get("n_prompts")]
+    apart = ", apart for settings of the update other than the main one" if any(map(_swept, report.claims)) else ""
     return (
-        "Effects with 95 % intervals; p-values corrected for the claims of the same kind (Holm)."
+        f"Effects with 95 % intervals; p-values corrected for the claims of the same kind (Holm){apart}."
         f" {words.sample(report, counted)}"
     )
+
+
+def _swept(claim: Row) -> bool:
+    return bool(claim.get("swept"))
 
 
 def _toy_note(report: Report) -> str:

@@ -13,7 +13,7 @@ from tr_align.config import Params
 from tr_align.data import anthropic_hh, tldr, ultrafeedback
 from tr_align.reports import card as judge_card
 from tr_align.reports.common import MISSING, count_text, label, listed, share_with_interval, with_interval
-from tr_align.settings import AXES
+from tr_align.settings import AXES, PREFERENCE
 from tr_align.sharing.cells import FIGURE, Cell, Row
 
 PAPER = "https://arxiv.org/abs/2404.09656"
@@ -134,10 +134,12 @@ Plain safetensors weights in bfloat16; no remote code. It was evaluated with thi
 def _results(cell: Cell) -> str:
     names = list(cell.scores)
     titles = [f"**{label(name)}** (this model)" if name == cell.name else label(name) for name in names]
+    axes = [axis for axis in AXES if axis in cell.scores[cell.name]]
+    hc = "HC, mean of the five axes below" if axes else "HC"
     rows = [
         ("KL to the SFT model, nats a reply", [_points(cell.scores[name], "kl", 1) for name in names]),
-        ("HC, mean of the five axes below", [_points(cell.scores[name], "hc", 2) for name in names]),
-        *((axis, [_points(cell.scores[name], axis, 2) for name in names]) for axis in AXES),
+        (hc, [_points(cell.scores[name], "hc", 2) for name in names]),
+        *((axis, [_points(cell.scores[name], axis, 2) for name in names]) for axis in axes),
         ("wins against SFT", [_share(cell.scores[name], "win_rate_vs_sft") for name in names]),
     ]
     base = cell.params.methods[cell.name].base
@@ -145,12 +147,13 @@ def _results(cell: Cell) -> str:
         rows.append((f"wins against {label(base)}", [_share(cell.scores[name], "win_rate_vs_base") for name in names]))
     lines = ["| | " + " | ".join(titles) + " |", "|:--|" + "--:|" * len(titles)]
     lines += [f"| {name} | " + " | ".join(values) + " |" for name, values in rows]
+    scale = "HC (human-centric quality) and its axes" if axes else "HC (human-centric quality, fitted on preferences)"
     prompts = count_text(cell.scores[name]["n_prompts"] for name in names)
     text = [
         "\n".join(lines),
-        f"Over {prompts} held-out prompts. HC (human-centric quality) and its axes in the judge's points, higher is "
-        "better; a tie is half a win. In brackets 95 % bootstrap intervals over the prompts, which say nothing about "
-        f"another training. {_judge(cell)}",
+        f"Over {prompts} held-out prompts. {scale} in the judge's points, higher is better; a tie is half a win. In "
+        "brackets 95 % bootstrap intervals over the prompts, which say nothing about another training. "
+        f"{_judge(cell)}",
     ]
     if cell.figure:
         text.append(f"![Quality against KL from the SFT model, of all methods of this run]({FIGURE})")
@@ -175,8 +178,12 @@ def _judge(cell: Cell) -> str:
     judge, card = cell.params.judge, cell.calibration
     if judge.name == "openai":
         who = f"The judge is {judge.openai.model}"
+    elif judge.name == "probe":
+        fitted = PREFERENCE in cell.scores[cell.name]
+        probes = "a linear probe, fitted on preferences," if fitted else "a set of linear probes"
+        who = f"The judge is {probes} on the hidden states of a small frozen model"
     else:
-        who = "The judge is a set of linear probes on the hidden states of a small frozen model"
+        who = "The judge is a reward model, trained on preferences"
     if card is None or card["agreement"]["value"] is None:
         return f"{who}."
     agreement = share_with_interval(card["agreement"]["value"], card["agreement"]["ci"])
@@ -194,7 +201,7 @@ def _making(cell: Cell) -> str:
         "reference": _update(params, method.update),
         "β": f"{getattr(params.beta, method.loss):g}",
         "training": f"{align.steps} optimizer steps of {_batch(params, method.loss, launched.processes)}, "
-        f"learning rate {align.learning_rate:g}",
+        f"learning rate {params.learning_rate(cell.name):g}",
         "SFT before it": f"{params.sft.steps} steps" if params.sft.steps else "none: the base model is the SFT model",
         "preferences": f"{params.data.splits.preferences} prompts of {_data_text(cell)}",
         "seed": str(params.seed),
@@ -271,7 +278,7 @@ def _settings(cell: Cell) -> str:
     # What others cannot use, and what should not leave this machine: addresses, names of variables, absolute paths.
     judge = raw["judge"]
     raw["judge"] = {"name": judge["name"]} | (
-        {"model": judge["openai"]["model"]} if judge["name"] == "openai" else judge["probe"]
+        {"model": judge["openai"]["model"]} if judge["name"] == "openai" else judge[judge["name"]]
     )
     order = ["method", "seed", "model", "data", "sft", "align", method.loss, "beta", "ref_update", "generate", "judge"]
     text = yaml.safe_dump(_without_paths({key: raw[key] for key in order if raw[key] != {}}), sort_keys=False)

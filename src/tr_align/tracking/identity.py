@@ -37,7 +37,7 @@ def settings(name: str, params: Params) -> dict[str, Any]:
         "tau": tau,
         "beta": getattr(params.beta, method.loss),
         "seed": params.seed,
-        "lr": params.align.learning_rate,
+        "lr": params.learning_rate(name),
         "steps": params.align.steps,
         "batch_size": params.align.batch_size * params.align.gradient_accumulation,
         "model": params.model.name,

@@ -55,7 +55,7 @@ def publish(
     """
     tracker = Tracker(params.mlflow.experiment)
     part = "exp." + re.sub(r"[^\w. /-]", "_", tags["dvc.exp_name"])
-    common = {"judge": "probe" if params.judge.name == "probe" else params.judge.openai.model}
+    common = {"judge": params.judge.openai.model if params.judge.name == "openai" else params.judge.name}
     members = set()
     for name, model in models.items():
         own = {"mlflow.runColor": colours[name]} if colours and name in colours else {}

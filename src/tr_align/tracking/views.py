@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tr_align.settings import AXES
@@ -14,12 +15,6 @@ PREFIX = "mlflow.sharedViewState."
 TABLE, CHARTS = "tr-align-table", "tr-align-charts"
 MODELS = "tags.current = 'yes' and params.method LIKE '%'"
 KNOBS = ("alpha", "tau", "beta")
-COLUMNS = (
-    *(f"params.`{name}`" for name in ("loss", "update", *KNOBS)),
-    *(f"metrics.`{name}`" for name in ("kl", "hc", "win_rate_vs_sft", "win_rate_vs_base", *AXES)),
-    "params.`seed`",
-    "tags.`dvc.exp_name`",
-)
 WIDTHS = {f"params.`{name}`": 72 for name in ("loss", "update", *KNOBS, "seed")} | {
     f"metrics.`win_rate_vs_{other}`": 135 for other in ("sft", "base")
 }
@@ -29,7 +24,8 @@ WIDTHS = {f"params.`{name}`": 72 for name in ("loss", "update", *KNOBS, "seed")}
 def save_views(tracker: Tracker) -> None:
     """Write both views, unless they are there as they should be. Views that users saved have other names."""
     experiment = tracker.client.get_experiment(tracker.experiment)
-    for view, (name, state) in _views().items():
+    measured = {metric for run in tracker.runs(MODELS) for metric in run.data.metrics}
+    for view, (name, state) in _views([axis for axis in AXES if axis in measured]).items():
         text = json.dumps(state)
         old = experiment.tags.get(PREFIX + view)
         if old is None or json.loads(old)["state"] != text:
@@ -54,8 +50,11 @@ def links(server: str, tracker: Tracker) -> dict[str, str]:
     return found
 
 
-def _views() -> dict[str, tuple[str, dict[str, Any]]]:
-    """By id: the name in MLflow's list of views, and the state of the page."""
+def _views(axes: Sequence[str]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """By id: the name in MLflow's list of views, and the state of the page. `axes`: that have a column."""
+    metrics = ("kl", "hc", "win_rate_vs_sft", "win_rate_vs_base", *axes)
+    columns = [f"params.`{name}`" for name in ("loss", "update", *KNOBS)] + [f"metrics.`{name}`" for name in metrics]
+    columns += ["params.`seed`", "tags.`dvc.exp_name`"]
     common = {
         "searchFilter": MODELS,
         "orderByKey": "tags.`order`",
@@ -64,8 +63,8 @@ def _views() -> dict[str, tuple[str, dict[str, Any]]]:
         "lifecycleFilter": "Active",
         "datasetsFilter": [],
         "modelVersionFilter": "All Runs",
-        "selectedColumns": list(COLUMNS),
-        "columnOrder": list(COLUMNS),
+        "selectedColumns": columns,
+        "columnOrder": columns,
         "columnWidths": WIDTHS,
         "runsHiddenMode": "SHOW_ALL",
         "groupBy": None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tr_align.reports.figure import Figure
-from tr_align.reports.figures import frontier, ood, quality, toy, toy_grid, toy_kl, training, wins
+from tr_align.reports.figures import frontier, ood, quality, toy, toy_grid, toy_kl, training, updates, wins
 from tr_align.reports.figures.rendering import SUFFIXES, render
 from tr_align.reports.results import Report
 
@@ -12,6 +12,7 @@ __all__ = ["SUFFIXES", "all_figures", "render"]
 IN_ORDER = (
     quality.kl_vs_hc,
     frontier.frontier,
+    updates.updates,
     wins.win_tie_lose,
     quality.kl_vs_axes,
     quality.diversity,

@@ -23,7 +23,6 @@ from tr_align.reports.figures.frame import (
 from tr_align.reports.figures.look import cells, look, losses
 from tr_align.reports.results import CELL, Report, Row
 from tr_align.reports.theme import Layout, Spec
-from tr_align.settings import AXES
 
 KL = Quantity("kl", "KL(policy || SFT), nats per reply", 2, "KL")
 SELF_BLEU = Quantity("self_bleu", "Self-BLEU (lower: more diverse)", 1, "Self-BLEU")
@@ -32,8 +31,9 @@ KEYS = (*CELL, "beta", "step", "final", "seeds", "n_prompts")
 
 
 def hc(report: Report) -> Quantity:
-    """HC with the unit of the judge."""
-    return Quantity("hc", f"HC ({report.context['hc_unit']})", 2, "HC")
+    """HC with the unit of the judge, and what it is where it is no mean of axes."""
+    of = "" if report.context["axes"] else "fitted preference, "
+    return Quantity("hc", f"HC ({of}{report.context['hc_unit']})", 2, "HC")
 
 
 def kl_vs_hc(report: Report) -> Figure | None:
@@ -98,10 +98,11 @@ def length(report: Report) -> Figure | None:
 
 
 def kl_vs_axes(report: Report) -> Figure | None:
-    """KL against each of the five axes of HC: a small panel an axis and loss."""
-    rows = tidy(report.points, (*KEYS, *with_ends("kl", *AXES)))
-    rows = [row for row in rows if known(row, "kl") and any(known(row, axis) for axis in AXES)]
-    axes = [axis for axis in AXES if any(known(row, axis) for row in rows if row["method"] != "sft")]
+    """KL against each of the axes that HC is the mean of: a small panel an axis and loss."""
+    named: Sequence[str] = report.context["axes"]
+    rows = tidy(report.points, (*KEYS, *with_ends("kl", *named)))
+    rows = [row for row in rows if known(row, "kl") and any(known(row, axis) for axis in named)]
+    axes = [axis for axis in named if any(known(row, axis) for row in rows if row["method"] != "sft")]
     if not cells(rows) or not axes:
         return None
     families, finals = losses(rows), [row for row in rows if row["final"]]

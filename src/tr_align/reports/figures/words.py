@@ -14,6 +14,12 @@ def setup(report: Report) -> str:
     return f"{context['model']} on {context['data']}, judged by {context['judge']}."
 
 
+def hc(report: Report) -> str:
+    """What HC and its axes are in, to stand in a sentence."""
+    unit = report.context["hc_unit"]
+    return f"HC and its axes in {unit}" if report.context["axes"] else f"HC, fitted on preferences, in {unit}"
+
+
 def sample(report: Report, rows: Sequence[Row], checkpoints: bool = False) -> str:
     """Prompts, seeds and the kind of interval, as a sentence.
 

@@ -6,17 +6,28 @@ from collections.abc import Mapping
 from typing import Any
 
 from tr_align.config import METHODS
+from tr_align.reports.claims import main_of
 from tr_align.reports.page import words
 from tr_align.reports.results import Report, Row
 
 
 def answers(report: Report) -> list[dict[str, Any]]:
-    """A row a trust-region method, by loss: from its claim at matched KL, or from the curves where none was tested."""
-    tested = {claim["cell"]: claim for claim in report.claims if claim["kind"] == "matched_kl"}
+    """A row a trust-region method, by loss: from its claim at matched KL, or from the curves where none was tested.
+
+    With its main setting: what else was tried of a method is among the claims.
+    """
+    matched = [claim for claim in report.claims if claim["kind"] == "matched_kl"]
+    tested = {claim["cell"] for claim in matched}
     largest = {row["cell"]: row for row in report.frontier if row["largest"]}
-    rows = [_tested(claim) for claim in tested.values()]
+    rows = [_tested(claim) for claim in main_of(matched)]
     rows += [_untested(row) for cell, row in largest.items() if cell not in tested]
     return _with_bars(words.in_order(rows))
+
+
+def swept(report: Report) -> int:
+    """How many other settings of the updates were compared with their base as well."""
+    matched = [claim for claim in report.claims if claim["kind"] == "matched_kl"]
+    return len(matched) - len(main_of(matched))
 
 
 def problems_of_trust(report: Report) -> list[str]:

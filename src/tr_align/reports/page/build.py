@@ -63,6 +63,7 @@ def _values(report: Report, figures: Sequence[Figure], too_large: Sequence[str])
     return {
         "context": report.context,
         "answers": answer.answers(report),
+        "swept": answer.swept(report),
         "cautions": answer.problems_of_trust(report),
         "problems": report.problems,
         "figures": [figure for figure in figures if figure.about == "models"],

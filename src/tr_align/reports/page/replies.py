@@ -8,7 +8,6 @@ from typing import Any
 from tr_align.reports.page.embed import n_bytes, script_json
 from tr_align.reports.page.words import in_order
 from tr_align.reports.results import Report, Row
-from tr_align.settings import AXES
 
 FIELDS = ("text", "words", "kl", "hc", "axes", "vs_sft", "vs_base")
 """The order of a reply's values; page/assets/replies.js reads them by place."""
@@ -31,11 +30,12 @@ def cells_of(report: Report) -> list[dict[str, Any]]:
 def fitting(report: Report, room: int) -> tuple[str, int]:
     """The JSON of the first prompts that stay within `room` bytes, and how many they are."""
     cells = cells_of(report)
-    before = f'{{"axes":{script_json(AXES)},"cells":{script_json(cells)},"total":{len(report.prompts)},"prompts":['
+    axes = report.context["axes"]
+    before = f'{{"axes":{script_json(axes)},"cells":{script_json(cells)},"total":{len(report.prompts)},"prompts":['
     used = n_bytes(before) + len("]}")
     kept: list[str] = []
     for prompt in report.prompts:
-        item = script_json(_prompt(prompt, cells))
+        item = script_json(_prompt(prompt, cells, axes))
         used += n_bytes(item) + bool(kept)  # and a comma
         if used > room:
             break
@@ -43,16 +43,16 @@ def fitting(report: Report, room: int) -> tuple[str, int]:
     return f"{before}{','.join(kept)}]}}", len(kept)
 
 
-def _prompt(prompt: Row, cells: Sequence[Row]) -> list[Any]:
+def _prompt(prompt: Row, cells: Sequence[Row], axes: Sequence[str]) -> list[Any]:
     replies = prompt["replies"]
-    return [prompt["id"], prompt["prompt"], [_reply(replies.get(cell["cell"])) for cell in cells]]
+    return [prompt["id"], prompt["prompt"], [_reply(replies.get(cell["cell"]), axes) for cell in cells]]
 
 
-def _reply(reply: Mapping[str, Any] | None) -> list[Any] | None:
+def _reply(reply: Mapping[str, Any] | None, axes: Sequence[str]) -> list[Any] | None:
     if reply is None:
         return None
-    axes = reply["axes"] or {}
-    values = dict(reply) | {"axes": [_rounded(axes.get(axis)) for axis in AXES] if axes else None}
+    rating = reply["axes"] or {}
+    values = dict(reply) | {"axes": [_rounded(rating.get(axis)) for axis in axes] if rating else None}
     values |= {name: _rounded(reply[name]) for name in ("kl", "hc")}
     return [values[name] for name in FIELDS]
 

@@ -12,7 +12,6 @@ from tr_align.reports.common import MISSING, listed
 from tr_align.reports.page import words
 from tr_align.reports.page.words import in_order
 from tr_align.reports.results import Report, Row
-from tr_align.settings import AXES
 
 WEAK_JUDGE = 0.7
 TRUST = {
@@ -30,6 +29,17 @@ KINDS = {
         "Share of prompts won minus share lost, of the trained models.",
     ),
     "reach": ("Moves further from SFT", "KL of the trained model minus that of its base."),
+    "length_adjusted": (
+        "More quality at the same KL, with length held fixed",
+        "Its HC minus its base’s at the largest KL that both reached, both less b · log(1 + words of the reply). b is "
+        "what HC rises by with that logarithm between replies to the same prompt, estimated once over all rated "
+        "replies. Beside it, how much longer its replies are there.",
+    ),
+    "diversity": (
+        "More diverse replies at the same KL",
+        "Self-BLEU of its replies minus that of its base’s, at the largest KL that both reached, over the same "
+        "prompts. Below zero is more diverse, which is what the claim says.",
+    ),
     "ood": (
         "Less probability outside the data",
         "Log-probability per token of replies to other prompts and of foreign texts, minus its base’s, at the largest "
@@ -39,6 +49,20 @@ KINDS = {
         "Chosen replies fall, then recover",
         "Log-probability per token of held-out chosen replies: what it rises by from its lowest point before the end "
         "to the end of training. The claim needs the fall below SFT as well; p is the larger of both.",
+    ),
+    "alpha": (
+        "A maximum inside the range of α",
+        "HC with the middle α minus the mean of HC with the smallest and the largest, at the largest KL that all three "
+        "reached.",
+    ),
+    "tau": (
+        "Too small a τ costs quality",
+        "HC with the main τ minus HC with the smallest, at the largest KL that both reached.",
+    ),
+    "interval": (
+        "An update every step, or a rarer one with the same lag",
+        "HC with the smallest interval minus HC with the largest, at the largest KL that both reached; on average the "
+        "reference loses the same share of its old self a step.",
     ),
     "toy_ood": (
         "Toy MDP: less probability outside the data",
@@ -65,15 +89,6 @@ KINDS = {
     ),
 }
 """By kind of claim, its heading and what its effect is; a kind that is not here is shown by its name."""
-
-NUMBERS = {
-    "kl": ("KL", "nats"),
-    "hc": ("HC", "1 to 10"),
-    **{axis: (axis, "1 to 10") for axis in AXES},
-    "self_bleu": ("Self-BLEU", "0 to 100"),
-    "reply_words": ("length", "words"),
-}
-"""The columns of all results: by quantity, its name and unit."""
 
 Cell = tuple[str, str]
 """A value and its interval."""
@@ -130,11 +145,18 @@ def _paper(paper: Mapping[str, Any] | None) -> dict[str, str] | None:
 def results(report: Report) -> dict[str, Any]:
     """Every trained model's numbers: the heads, and rows of name, beta, cells and sample; `family` starts a loss."""
     finals = in_order([row for row in report.points if row["final"]])
-    decimals = {name: words.places(*(row[name] for row in finals)) for name in NUMBERS}
+    numbers = {
+        "kl": ("KL", "nats"),
+        "hc": ("HC", "1 to 10"),
+        **{axis: (axis, "1 to 10") for axis in report.context["axes"]},
+        "self_bleu": ("Self-BLEU", "0 to 100"),
+        "reply_words": ("length", "words"),
+    }
+    decimals = {name: words.places(*(row[name] for row in finals)) for name in numbers}
     wins = {(row["cell"], row["beta"], row["versus"]): row for row in report.wins}
     rows, loss = [], None
     for row in finals:
-        cells: list[Cell] = [_with_interval(row, name, decimals[name]) for name in NUMBERS]
+        cells: list[Cell] = [_with_interval(row, name, decimals[name]) for name in numbers]
         cells += [_win_rate(wins.get((row["cell"], row["beta"], versus))) for versus in ("sft", "base")]
         rows.append(
             {
@@ -146,7 +168,7 @@ def results(report: Report) -> dict[str, Any]:
             }
         )
         loss = row["loss"]
-    heads = [*NUMBERS.values(), ("win rate", "vs SFT"), ("win rate", "vs base")]
+    heads = [*numbers.values(), ("win rate", "vs SFT"), ("win rate", "vs base")]
     return {"heads": heads, "rows": rows}
 
 
@@ -193,7 +215,10 @@ def accuracy(report: Report) -> dict[str, Any]:
     if weak:
         warning = f"Weak on {listed(weak)}: right in fewer than 70 % of cases. "
         warning += f"On {listed(guessing)} it cannot be told from guessing. " if guessing else ""
-        warning += "Read differences on such an axis with care; they are part of HC as well."
+        place = (
+            "on such an axis with care; they are part of HC as well" if report.context["axes"] else "in HC with care"
+        )
+        warning += f"Read differences {place}."
     return {"axes": measured, "warning": warning}
 
 
@@ -222,6 +247,7 @@ def settings(report: Report) -> dict[str, Any]:
     return {
         "runs": [_run(run) for run in context["runs"]],
         "settings": {name: _value(value) for name, value in context["settings"].items()},
+        "learning_rates": _learning_rates(report),
         "versions": context["versions"],
         "cost": _cost(context["cost"]),
         "stages": [
@@ -230,6 +256,17 @@ def settings(report: Report) -> dict[str, Any]:
         ],
         "total": words.duration(sum(seconds.values())) if seconds else None,
     }
+
+
+def _learning_rates(report: Report) -> list[tuple[str, str]]:
+    """Each rate with the cells it trained; none where all cells had the same."""
+    names = {row["cell"]: str(row["name"]) for row in report.points}
+    trained: dict[float, list[str]] = {}
+    by_cell: Mapping[str, Sequence[float]] = report.context.get("learning_rates", {})
+    for cell, name in names.items():
+        for rate in by_cell.get(cell, ()):
+            trained.setdefault(rate, []).append(name)
+    return [(f"{rate:g}", ", ".join(cells)) for rate, cells in sorted(trained.items())] if len(trained) > 1 else []
 
 
 def _run(run: Row) -> list[str]:

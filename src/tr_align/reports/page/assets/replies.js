@@ -64,7 +64,7 @@ function startReplies() {
       element('h3', {}, element('span', {class: `key ${kind}`}, cell.name),
         element('span', {class: 'hc num'}, 'HC ', element('strong', {}, fixed(reply[HC], 1)))),
       element('p', {class: 'facts'}, facts.join(' · ')),
-      element('p', {class: 'facts axes'}, ...axes),
+      axes.length ? element('p', {class: 'facts axes'}, ...axes) : null,
       met.length ? element('ul', {class: 'met'}, ...met) : null,
       element('div', {class: empty ? 'said empty' : 'said', dir: 'auto'}, empty ? 'empty reply' : reply[TEXT]));
   }
