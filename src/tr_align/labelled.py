@@ -39,7 +39,7 @@ def for_judge(params: Params) -> tuple[list[Pair], str]:
         pairs, labels = read_pairs(path), params.data.source
         if path == JUDGE_SPLIT:
             pairs = unseen(pairs, params.judge)
-            labels = labels if params.data.judge == "source" else "embedded"
+            labels = labels if params.data.judge != "embedded" else "embedded"
         source = LABELS.get(labels, f"the labels of {params.data.path}")
     else:
         pairs, source = read(path, "calibrate.path", params.data.system_prompt), str(path)

@@ -71,7 +71,7 @@ class Data(Strict):
     revision: str | None = None
     subsets: Annotated[list[str], Field(min_length=1)] | None = None
     sft: SftData | None = None
-    judge: Literal["embedded", "source"] = "embedded"
+    judge: Literal["embedded", "source", "leftover"] = "embedded"
     seed: Natural | None = None
     """Of the splits; None: the run's own. Given, runs of several seeds have prompts and judge in common."""
     system_prompt: str | None = None

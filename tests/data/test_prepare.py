@@ -173,8 +173,39 @@ def test_a_judge_split_of_the_source_has_to_be_filled_by_it(tmp_path: Path, toke
         "lower data.splits.judge to 3"
     )
     assert len(prepare(data.model_copy(update={"judge": "embedded"}), 0, tokenizer)[0]["judge"]) == 20
-    with pytest.raises(UserError, match=r"^data\.judge: 'source' is for human preferences .*; make it 'embedded'$"):
+    with pytest.raises(
+        UserError, match=r"^data\.judge: 'source' is for preferences of another .*; make it 'embedded'$"
+    ):
         prepare(settings(judge="source"), 0, tokenizer)
+
+
+def test_what_is_too_long_for_the_other_splits_is_left_over_for_the_judge(tmp_path: Path, tokenizer: Any) -> None:
+    """Seven prompts for the others; of the six with long pairs, the judge gets four.
+
+    One more is not left over: it has a short pair too. And one is too long for the judge as well.
+    """
+    limit = settings().max_reply_tokens
+    word = "long "
+    each = len(tokenizer((word * 10).strip(), add_special_tokens=False)["input_ids"]) / 10
+    long, endless = (word * int(times * limit / each) for times in (2, 5))
+    rows = [row(n) for n in range(7)]
+    rows += [row(n, chosen=long + kind) for n in range(20, 26) for kind in "ab"]
+    rows += [row(0, chosen=long), row(30, chosen=endless)]
+    data = settings("files", save(tmp_path / "a.jsonl", rows), splits=SMALL, judge="leftover")
+    splits, stats = prepare(data, 0, tokenizer)
+    assert {name: len(prompts(found)) for name, found in splits.items()} == {
+        "sft": 2, "preferences": 3, "judge": 4, "evaluation": 2,
+    }  # fmt: skip
+    asked = {pair.prompt[-1].content for pair in splits["judge"]}
+    assert asked < {row(n)["prompt"] for n in range(20, 26)} and len(splits["judge"]) == 8
+    # Two prompts of two pairs that the judge did not need, the long pair of a short prompt, the endless one.
+    assert stats["dropped"] == {"reply_too_long": 6} and stats["rows_kept"] == 15 and stats["rows_read"] == 21
+    other, _ = prepare(data, 1, tokenizer)
+    assert prompts(other["judge"]) != prompts(splits["judge"])
+    with pytest.raises(
+        UserError, match=r"asks for 7 prompts, and 6 are too long for the other splits but not more than 4"
+    ):
+        prepare(data.model_copy(update={"splits": data.splits.model_copy(update={"judge": 7})}), 0, tokenizer)
 
 
 def test_sft_and_evaluation_take_one_pair_a_prompt(tmp_path: Path, tokenizer: Any) -> None:

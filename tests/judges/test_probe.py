@@ -232,7 +232,10 @@ def test_preferences_give_one_probe_of_the_chosen_against_the_rejected_replies()
     good, poor = (
         np.array([vectors(f"q{n}", f"{kind} {n}") for n in range(3, 12)], np.float32) for kind in ("good", "poor")
     )
-    expected = probe.fit_axis(good, poor, SETTINGS.regularisation)
+    expected = probe.fit_axis(good, poor, SETTINGS.regularisation, preferences=True)
+    # +1 is two standard deviations above the average of all replies, chosen or not.
+    raw = np.concatenate([good, poor]) @ expected.weight
+    assert expected.middle == pytest.approx(raw.mean()) and expected.half_gap == pytest.approx(2 * raw.std())
     assert list(probes) == [PREFERENCE] == ["preference"]
     assert np.array_equal(probes[PREFERENCE].weight, expected.weight)
     assert (probes[PREFERENCE].middle, probes[PREFERENCE].half_gap) == (expected.middle, expected.half_gap)

@@ -53,10 +53,10 @@ def float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_scale_by_hand() -> None:
-    """Chosen replies average (1 + 3) / 2 = 2, rejected ones (-3 + 0 + 0) / 3 = -1: middle 0.5, half the gap 1.5."""
-    scale = reward.scale_of(np.array([1.0, 3.0]), np.array([-3.0, 0.0, 0.0]))
-    assert scale == reward.Scale(middle=0.5, half_gap=1.5)
-    assert scale.score(np.array([2.0, -1.0, 0.5, 5.0])).tolist() == [1.0, -1.0, 0.0, 3.0]
+    """The five rewards average 0; their squares 4, 4, 1, 1, 0 average 2: +1 is two standard deviations, 2 sqrt(2)."""
+    scale = reward.scale_of(np.array([2.0, 1.0]), np.array([-2.0, -1.0, 0.0]))
+    assert scale.middle == 0 and scale.half_gap == pytest.approx(2 * 2**0.5)
+    assert scale.score(np.array([2**1.5, -(2**1.5), 0.0])).tolist() == pytest.approx([1, -1, 0])
 
 
 @pytest.mark.parametrize("chosen", [[1.0, 1.0], [0.5], [float("nan"), 3.0]])
@@ -163,7 +163,7 @@ def test_the_held_out_prompts_measure_and_the_others_fit(monkeypatch: pytest.Mon
     pairs = made_up(each=2)
     accuracy, trained, read = fitted(monkeypatch, tmp_path, pairs, rewards)
     assert trained == [pair for pair in pairs if pair.prompt[0].content not in held] and len(trained) == 24
-    assert json.loads((tmp_path / "reward.json").read_text()) == {"middle": 3.0, "half_gap": 2.0}
+    assert json.loads((tmp_path / "reward.json").read_text()) == {"middle": 3.0, "half_gap": 4.0}
     assert accuracy[PREFERENCE] == {"accuracy": 0.75, "n": 8, "right": [0, 1, 1, 1, 1, 0, 1, 1]}
     assert probe.summary(accuracy, 200, 0)[PREFERENCE]["n"] == 8
     assert len(set(read.read)) == len(read.read)

@@ -1,7 +1,8 @@
 """From a data source to the four splits of the experiment, with an account of every row.
 
 Splits are by prompt: each prompt is in one split only. The judge split is made of embedded data, the only data whose
-replies are known to fail on one axis each, or, if `data.judge` is "source", of the source's own pairs. Which embedded
+replies are known to fail on one axis each, or of the source's own pairs: if `data.judge` is "source" of such as the
+other splits have, if it is "leftover" of those that are too long for them, which spares the others. Which embedded
 requests it takes depends on the seed and on its size alone: not on the source, the other splits, the token limits or
 the system prompt. The SFT split holds demonstrations: the chosen replies of its prompts, or those of `data.sft`.
 """
@@ -25,6 +26,9 @@ from tr_align.errors import UserError
 from tr_align.settings import Data
 
 SPLITS = ("sft", "preferences", "judge", "evaluation")
+
+LEFTOVER = 4
+"""So many times the token limits of the other splits a pair may have that is left over for the judge."""
 
 PUBLISHED = {"anthropic_hh": anthropic_hh, "tldr": tldr, "ultrafeedback": ultrafeedback}
 
@@ -53,14 +57,19 @@ def prepare(data: Data, seed: int, tokenizer: Any) -> tuple[Split, dict[str, Any
     lengths.add([(where, pair) for where, pair in embedded_rows.pairs if pair.prompt_id in judge])
     if data.source == "embedded":
         loaded = embedded_rows
-        groups = _usable(loaded, data, lengths, unlimited=judge.keys())
+        groups, too_long = _usable(loaded, data, lengths, unlimited=judge.keys())
     else:
         loaded = _load(data)
-        groups = _usable(loaded, data, lengths, unlimited=())
+        groups, too_long = _usable(loaded, data, lengths, unlimited=())
         for prompt in judge.keys() & groups.keys():
             loaded.dropped += [Dropped("in_judge_split", "", "") for _ in groups.pop(prompt)]
     left = {prompt: pairs for prompt, pairs in groups.items() if prompt not in judge}
+    if data.judge == "leftover":
+        judge, too_long = _leftover(too_long, groups, seed, data, lengths)
+    loaded.dropped += [dropped for dropped, _ in too_long]
     chosen = _allot(left, seed, data, len(groups), loaded)
+    if data.judge == "leftover":
+        groups |= judge
     splits: Split = {
         "sft": [_demonstration(pairs[0]) for _, pairs in chosen.get("sft", ())],
         "preferences": interleave(chosen["preferences"], seed),
@@ -108,8 +117,8 @@ def _check_settings(data: Data) -> None:
         for key in ("revision", "subsets"):
             if getattr(data, key) is not None:
                 raise UserError(f"data.{key}: is set, but data.source {data.source!r} has none; make it null")
-    if data.judge == "source" and data.source == "embedded":
-        raise UserError("data.judge: 'source' is for human preferences of another data.source; make it 'embedded'")
+    if data.judge != "embedded" and data.source == "embedded":
+        raise UserError(f"data.judge: {data.judge!r} is for preferences of another data.source; make it 'embedded'")
     if data.sft and data.sft.source == "files" and data.sft.revision is not None:
         raise UserError("data.sft.revision: is set, but data.sft.source 'files' has none; make it null")
 
@@ -142,8 +151,44 @@ def _judge(embedded_rows: Loaded[Pair], seed: int, count: int) -> dict[str, list
     return {prompt: groups[prompt] for prompt in _ordered(groups, seed)[:count]}
 
 
-def _usable(loaded: Loaded[Pair], data: Data, lengths: Lengths, unlimited: Collection[str]) -> dict[str, list[Pair]]:
-    """The pairs that pass every check, by prompt; the others move to `loaded.dropped`.
+_TooLong = list[tuple[Dropped, Pair]]
+
+
+def _leftover(
+    too_long: _TooLong, groups: Mapping[str, list[Pair]], seed: int, data: Data, lengths: Lengths
+) -> tuple[dict[str, list[Pair]], _TooLong]:
+    """The prompts for the judge among pairs that are too long for the other splits, and the pairs it does not take.
+
+    Raises:
+        UserError: there are fewer than `data.splits.judge`.
+    """
+    found: dict[str, list[Pair]] = defaultdict(list)
+    for _, pair in too_long:
+        if pair.prompt_id not in groups and not _too_long(pair, data, lengths, LEFTOVER):
+            found[pair.prompt_id].append(pair)
+    count = data.splits.judge
+    if count > len(found):
+        raise UserError(
+            f"data.splits.judge asks for {count} prompts, and {len(found)} are too long for the other splits but not "
+            f"more than {LEFTOVER} times; lower it, or make data.judge 'source'"
+        )
+    judge = {prompt: found[prompt] for prompt in _ordered(found, seed)[:count]}
+    taken = {id(pair) for pairs in judge.values() for pair in pairs}
+    return judge, [(dropped, pair) for dropped, pair in too_long if id(pair) not in taken]
+
+
+def _too_long(pair: Pair, data: Data, lengths: Lengths, times: int = 1) -> str | None:
+    """Why a pair is over the token limits, or so many times them."""
+    if lengths.prompt(pair) > times * data.max_prompt_tokens:
+        return "prompt_too_long"
+    reply = max(lengths.reply(pair.chosen), lengths.reply(pair.rejected))
+    return "reply_too_long" if reply > times * data.max_reply_tokens else None
+
+
+def _usable(
+    loaded: Loaded[Pair], data: Data, lengths: Lengths, unlimited: Collection[str]
+) -> tuple[dict[str, list[Pair]], _TooLong]:
+    """The pairs that pass every check, by prompt, and those that are only too long; others move to `loaded.dropped`.
 
     The prompts in `unlimited` are exempt from the token limits.
 
@@ -174,16 +219,15 @@ def _usable(loaded: Loaded[Pair], data: Data, lengths: Lengths, unlimited: Colle
     lengths.add(unique)
     groups: dict[str, list[Pair]] = defaultdict(list)
     loaded.pairs = []
+    too_long: _TooLong = []
     for where, pair in unique:
-        limited = pair.prompt_id not in unlimited
-        if limited and lengths.prompt(pair) > data.max_prompt_tokens:
-            loaded.dropped.append(Dropped("prompt_too_long", where, ""))
-        elif limited and max(lengths.reply(pair.chosen), lengths.reply(pair.rejected)) > data.max_reply_tokens:
-            loaded.dropped.append(Dropped("reply_too_long", where, ""))
+        reason = None if pair.prompt_id in unlimited else _too_long(pair, data, lengths)
+        if reason:
+            too_long.append((Dropped(reason, where, ""), pair))
         else:
             loaded.pairs.append((where, pair))
             groups[pair.prompt_id].append(pair)
-    return dict(groups)
+    return dict(groups), too_long
 
 
 def _fault(pair: Pair) -> str | None:
@@ -218,12 +262,12 @@ def _allot(
 ) -> dict[str, list[tuple[str, list[Pair]]]]:
     """Deal the prompts to the splits in the order of the seeded shuffle.
 
-    The SFT split gets none if it has data of its own, nor does the judge's if it is made of embedded data.
+    The SFT split gets none if it has data of its own, nor does the judge's unless `data.judge` is "source".
 
     Raises:
         UserError: there are not enough of them.
     """
-    own = {"sft": data.sft is not None, "judge": data.judge == "embedded"}
+    own = {"sft": data.sft is not None, "judge": data.judge != "source"}
     names = [name for name in SPLITS if not own.get(name)]
     wanted = {name: getattr(data.splits, name) for name in names}
     missing = sum(wanted.values()) - len(left)

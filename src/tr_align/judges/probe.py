@@ -83,8 +83,8 @@ class Features:
 
 @dataclass(frozen=True)
 class Axis:
-    """One probe. A reply's score is `(features @ weight - middle) / half_gap`: +1 for an average good reply
-    of the split it was fitted on, -1 for an average one that fails on this axis."""
+    """One probe. A reply's score is `(features @ weight - middle) / half_gap`: +1 for an average good reply of the
+    split it was fitted on, -1 for an average one that fails on this axis. Of preferences see :func:`spread`."""
 
     weight: Array
     middle: float
@@ -95,11 +95,23 @@ class Axis:
         return scores
 
 
-def fit_axis(good: Array, flawed: Array, regularisation: float) -> Axis:
+def spread(chosen: NDArray[Any], rejected: NDArray[Any]) -> tuple[float, float]:
+    """Middle and half gap of a judge fitted on preferences: score 0 is an average reply, +1 two standard deviations more.
+
+    What people prefer differs from what they do not by much less than replies differ among each other: with the
+    distance between the two means as the unit, most replies would get nearly 1 or nearly 10 points.
+
+    Args: the judge's raw scores of the replies that it was fitted on, shape (n,) each.
+    """
+    both = np.concatenate([chosen, rejected])
+    return float(both.mean()), 2 * float(both.std())
+
+
+def fit_axis(good: Array, flawed: Array, regularisation: float, preferences: bool = False) -> Axis:
     """Fit a probe: L2-regularised logistic regression on standardised differences of features.
 
     Args: features of good and flawed replies to the same prompts, row by row, shape (n, hidden size) each;
-        `regularisation` is the C of the regression.
+        `regularisation` is the C of the regression; `preferences`: whether the flawed ones are just preferred less.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -110,6 +122,8 @@ def fit_axis(good: Array, flawed: Array, regularisation: float) -> Axis:
     regression = LogisticRegression(C=regularisation, fit_intercept=False, max_iter=1000)
     regression.fit(np.concatenate([inputs, -inputs]), [1] * len(inputs) + [0] * len(inputs))
     weight = (regression.coef_[0] / scale).astype(np.float32)
+    if preferences:
+        return Axis(weight, *spread(good @ weight, flawed @ weight))
     high, low = float((good @ weight).mean()), float((flawed @ weight).mean())
     return Axis(weight, (high + low) / 2, (high - low) / 2)
 
@@ -160,7 +174,8 @@ def fit(pairs: Sequence[Pair], features: Features, settings: Probe) -> tuple[dic
     probes, accuracy = {}, {}
     for axis in axes:
         kinds = [axis, "off_topic"] if axis == PREFERENCE_AXIS else [axis]
-        probes[axis] = fit_axis(*differences(kinds, held=False), settings.regularisation)
+        parts = differences(kinds, held=False)
+        probes[axis] = fit_axis(*parts, settings.regularisation, preferences=axis == PREFERENCE)
         accuracy[axis] = _accuracy(probes[axis], *differences([axis], held=True))
     accuracy["off_topic"] = _accuracy(probes[_deciding(axes)], *differences(["off_topic"], held=True))
     return probes, accuracy

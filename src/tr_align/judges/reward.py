@@ -33,7 +33,7 @@ from tr_align.data.schema import Message, Pair, prompt_id
 from tr_align.errors import UserError
 from tr_align.generation import encode_prompt, pad
 from tr_align.judges.base import Duel, Rating, Reply, Verdict
-from tr_align.judges.probe import MAX_REPLY_TOKENS, OFF_TOPIC, held_out_prompts, points
+from tr_align.judges.probe import MAX_REPLY_TOKENS, OFF_TOPIC, held_out_prompts, points, spread
 from tr_align.planning import architectures
 from tr_align.runtime import device, has_bf16
 from tr_align.scratch import write_atomically, writing
@@ -179,8 +179,7 @@ class Rewards:
 
 @dataclass(frozen=True)
 class Scale:
-    """A reply's score is (reward - middle) / half_gap: +1 for an average chosen reply that the model was fitted on, -1
-    for an average rejected one."""
+    """A reply's score is (reward - middle) / half_gap, see :func:`tr_align.judges.probe.spread`."""
 
     middle: float
     half_gap: float
@@ -201,7 +200,7 @@ def scale_of(chosen: NDArray[Any], rejected: NDArray[Any]) -> Scale:
             f"judge.reward: the trained model gives the replies chosen in its own fit {high:.3g} on average and the "
             f"rejected ones {low:.3g}: it has learned nothing; try another learning_rate or more epochs"
         )
-    return Scale((high + low) / 2, (high - low) / 2)
+    return Scale(*spread(chosen, rejected))
 
 
 def fit(pairs: Sequence[Pair], settings: RewardModel, folder: Path) -> dict[str, Any]:

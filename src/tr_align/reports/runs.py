@@ -29,7 +29,7 @@ FREE_KEYS = (
     *(f"judge.openai.{key}" for key in HOW_ASKED),
 )
 """And keys of other sections: the learning rate, which is tuned method by method, and what changes no result."""
-OWN_SECTIONS = ("probe", "openai")
+OWN_SECTIONS = ("probe", "reward", "openai")
 TOY = ("world", "curves", "along_kl", "grid", "curvature", "claims")
 """What a report shows of the toy MDP."""
 

@@ -99,7 +99,7 @@ def study(runs: Sequence[Run]) -> Study:
             beta = None if method == "sft" else getattr(run.params.beta, METHODS[method].loss)
             result.trained.setdefault((name, beta), {}).setdefault(run.params.seed, trained)
             if beta is not None:
-                result.problems += _learned(result, run, name, beta)
+                result.problems += _learned(result, run, method, beta)
     result.problems += [*_mixed(result), *_incomplete(result)]
     return result
 
@@ -124,9 +124,9 @@ def cell_columns(method: str, values: tuple[Any, ...], several: bool) -> Row:
     return {"cell": identifier, "name": name, "method": method, **kind, "alpha": alpha, "every": every, "tau": tau}
 
 
-def _learned(study: Study, run: Run, cell: str, beta: float) -> list[str]:
+def _learned(study: Study, run: Run, method: str, beta: float) -> list[str]:
     """Note a training's learning rate; a problem if the report already holds this training with another."""
-    seed, rate = run.params.seed, run.params.align.learning_rate
+    cell, seed, rate = study.cell_of[run.name, method], run.params.seed, run.params.learning_rate(method)
     counted = study.learning_rates.setdefault(cell, {}).setdefault((beta, seed), rate)
     if counted == rate:
         return []
