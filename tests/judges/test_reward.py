@@ -324,8 +324,9 @@ def test_a_stored_judge_is_what_was_measured(tmp_path: Path) -> None:
     rest = pairs[6:]
     good = [rating.raw["reward"] for rating in judge.rate([Reply("", pair.prompt, pair.chosen) for pair in rest])]
     bad = [rating.raw["reward"] for rating in judge.rate([Reply("", pair.prompt, pair.rejected) for pair in rest])]
-    assert judge.scale.score(np.array(good)).mean() == pytest.approx(1, abs=1e-4)
-    assert judge.scale.score(np.array(bad)).mean() == pytest.approx(-1, abs=1e-4)
+    scores = judge.scale.score(np.array([good, bad]))  # two standard deviations are one
+    assert scores.mean() == pytest.approx(0, abs=1e-4) and scores.std() == pytest.approx(0.5, abs=1e-4)
+    assert scores[0].min() > scores[1].max()
     verdicts = judge.prefer([Duel("", pair.prompt, pair.rejected, pair.chosen) for pair in pairs[:6]])
     assert [verdict.preference for verdict in verdicts] == ["second"] * 6
     expected = by_hand(judge.read.model, judge.read.tokenizer, rest[0].prompt, rest[0].chosen)

@@ -96,7 +96,7 @@ class Axis:
 
 
 def spread(chosen: NDArray[Any], rejected: NDArray[Any]) -> tuple[float, float]:
-    """Middle and half gap of a judge fitted on preferences: score 0 is an average reply, +1 two standard deviations more.
+    """Middle and half gap of a judge fitted on preferences: 0 is an average reply, +1 two standard deviations above it.
 
     What people prefer differs from what they do not by much less than replies differ among each other: with the
     distance between the two means as the unit, most replies would get nearly 1 or nearly 10 points.
