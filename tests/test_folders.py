@@ -86,6 +86,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "params.yaml").write_text(yaml.safe_dump(preset, sort_keys=False))
     (root / "dvc.yaml").write_text(yaml.safe_dump(pipeline()))
     (root / "stage.py").write_text(SCRIPT)
+    (root / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")  # the workspace's own run is another
     commit(["git", "init", "-q"], ["dvc", "init", "-q"])
     (root / ".gitignore").write_text(
         "/models\n/logs\n/generations\n/likelihoods\n/judgements\n/score\n/data.txt\n/runs\n/.scratch\n/*.log\n"

@@ -102,6 +102,7 @@ def test_the_end_is_a_report_a_judge_with_what_depends_on_it(
     assert [row["run"] for row in first.context["runs"]] == ["s0", "s1"]  # the search is no part of it
     assert [row["run"] for row in second.context["runs"]] == ["s0"]  # the other one failed
     assert json.loads(Path("out/judges.json").read_text())[0]["judges"].keys() == {"probe", "reward"}
+    assert len(json.loads(Path("out/search.json").read_text())) == 2  # two methods of one run, no seed among them
     records = json.loads(Path("out/runs.json").read_text())
     assert [(row["judge"], row["name"]) for row in records] == [
         *(("probe", run["name"]) for run in RUNS),
@@ -120,6 +121,7 @@ def test_the_search_is_a_table_with_the_best_of_each_method_first(
         made(Path("runs/probe") / name, hc=hc)
     params = yaml.safe_load(Path("runs/probe/slow/params.yaml").read_text())
     params["align"]["learning_rate"] = 1e-5
+    params["methods"]["tr_dpo_soft"]["learning_rate"] = 3e-5
     Path("runs/probe/slow/params.yaml").write_text(yaml.safe_dump(params))
     assert cli.main(["reproduce", "study.yaml", "--report"]) == 0
     rows = json.loads(Path("out/search.json").read_text())
@@ -127,7 +129,7 @@ def test_the_search_is_a_table_with_the_best_of_each_method_first(
     assert [(row["method"], row["learning_rate"], row["hc"]) for row in rows] == [
         ("dpo", 1e-5, 7.0),
         ("dpo", usual, 6.5),
-        ("tr_dpo_soft", 1e-5, 7.5),
+        ("tr_dpo_soft", 3e-5, 7.5),
         ("tr_dpo_soft", usual, 7.0),
     ]
     table = Path("out/search.md").read_text()
@@ -164,6 +166,7 @@ def test_a_dry_run_says_what_would_be_run(
     [
         ({}, ["--only", "s2"], "error: --only: the study has no run s2; it has s0, s1, tune"),
         ({"runs": [*RUNS, {"name": "x", "why": "w", "set": {"seed": -1}}]}, [], "error: run x: seed: "),
+        ({"runs": [*RUNS, {"name": "x", "why": "w", "set": {"seed": -1}}]}, ["--only", "s0"], "error: run x: seed: "),
         ({"preset": "none.yaml"}, [], "error: preset: none.yaml: cannot be read"),
         ({"runs": []}, [], "error: study.yaml: runs: "),
     ],
