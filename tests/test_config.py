@@ -176,7 +176,7 @@ def test_the_embedded_preset_has_the_nine_methods_and_the_papers_reference_updat
         ([("methods.tr_ipo_soft.base", "dpo")], "methods.tr_ipo_soft: has to read {'loss': 'ipo', 'update': 'soft', "),
         ([("ood.prompts", 1)], "ood.prompts: input should be greater than or equal to 2 (it is 1)"),
         ([("ood.prompts", True)], "ood.prompts: has to be a number (it is True)"),
-        ([("data.judge", "hh")], "data.judge: input should be 'embedded' or 'source' (it is 'hh')"),
+        ([("data.judge", "hh")], "data.judge: input should be 'embedded', 'source' or 'leftover' (it is 'hh')"),
         ([("align.evaluate_at", [0.5])], "align.evaluate_at: has to increase and to end with 1.0"),
         ([("align.evaluate_at", [0.7, 0.3, 1.0])], "align.evaluate_at: has to increase and to end with 1.0"),
         ([("align.evaluate_at", [0.5, 0.5, 1.0])], "align.evaluate_at: has to increase and to end with 1.0"),

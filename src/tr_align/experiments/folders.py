@@ -87,7 +87,7 @@ class Runner:
             self._take_over(folder, first)
         (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
         with self._first(values):
-            self._dvc(folder, "repro", "--allow-missing", "score_sft", *(f"{stage}_sft" for stage in measured))
+            self._dvc(folder, "repro", "score_sft", *(f"{stage}_sft" for stage in measured))
         targets = [f"{stage}@{name}" for name in methods for stage in ("score", *measured)]
         self._dvc(folder, "repro", "--allow-missing", "--keep-going", *targets)
         if not self.keep_weights:
