@@ -72,7 +72,10 @@ def test_dvc_runs_exactly_the_soft_methods_after_a_change_of_alpha(tmp_path: Pat
         body = stage.get("do", stage)
         outs = [out if isinstance(out, str) else next(iter(out)) for out in body.get("outs", [])]
         outs += [next(iter(out)) for kind in ("metrics", "plots") for out in body.get(kind, [])]
-        folders = {"data/prepared": ["preferences.jsonl", "sft.jsonl", "judge.jsonl", "evaluation.jsonl"]}
+        folders = {
+            "data/prepared": ["preferences.jsonl", "sft.jsonl", "judge.jsonl", "evaluation.jsonl"],
+            "models/judge": ["accuracy.json"],
+        }
         files = [f"{out}/{name}" for out in outs for name in folders.get(out, [])]
         files += [out for out in outs if out not in folders]
         body["cmd"] = " && ".join(f"mkdir -p $(dirname {file}) && cp params.yaml {file}" for file in files)
