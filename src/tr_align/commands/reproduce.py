@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tr_align.commands.options import count
+from tr_align.commands.stopped import leave_if, stop_signals
 from tr_align.errors import UserError
 
 DEFAULT = "presets/studies/hh-smollm2-135m.yaml"
@@ -61,12 +60,10 @@ def run(options: argparse.Namespace) -> None:
     runner = Runner(study, Path.cwd(), _environment(options.jobs), data, options.keep_weights)
     failed: list[str] = []
     if not options.report:
-        with _stop_signals(runner) as stopped:
+        with stop_signals(runner.stop) as stopped:
             for judge in study.judges:
                 failed += _all(runner, runs, judge, options.jobs)
-                if stopped:
-                    print("\nstopped; the same command goes on where this was", file=sys.stderr)
-                    raise SystemExit(128 + stopped[0])
+                leave_if(stopped)
     _reports(runner, study)
     if failed:
         raise UserError("\n  ".join([f"{len(failed)} runs are not done; the same command tries them again", *failed]))
@@ -158,20 +155,3 @@ def _records(runner: Any, study: Any) -> None:
     write_atomically(out / "runs.json", json.dumps(records, indent=1) + "\n")
     hours = sum(record["seconds"] for record in records) / 3600
     print(f"{len(records)} of {len(study.judges) * len(study.runs)} runs are done, in {hours:.1f} hours of all jobs")
-
-
-@contextmanager
-def _stop_signals(runner: Any) -> Iterator[list[int]]:
-    """The signals to stop that have come; at each the stages that run are told to end."""
-    came: list[int] = []
-
-    def stop(number: int, frame: Any) -> None:
-        came.append(number)
-        runner.stop()
-
-    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield came
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tr_align.commands.options import count, natural
+from tr_align.commands.stopped import leave_if, stop_signals
 from tr_align.errors import UserError
 
 POLL_SECONDS = 1.0
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
     experiments, with_base = grid.planned(base, options.set_param)
     if missing := grid.not_in_git():
         raise UserError(f"{', '.join(missing)}: not in git, so experiments would run without; git add what they need")
-    with _only_one(), _stop_signals() as stopped, _repository() as repo:
+    with _only_one(), stop_signals() as stopped, _repository() as repo:
         queue = Queue(repo)
         stages = grid.Stages.of_workspace(repo)
         shared = stages.shared(base, experiments)
@@ -147,7 +147,7 @@ def _run_shared(targets: Sequence[str], everything: bool, keep_going: bool, stop
         if stopped:
             end(family(process.pid, "repro"), stopped)
         time.sleep(0.1)
-    _leave_if(stopped)
+    leave_if(stopped)
     if process.returncode:
         raise UserError("a stage that the experiments have in common failed, see above; nothing was queued")
 
@@ -158,7 +158,7 @@ def _queue(queue: Any, cells: Sequence[Cell], copied: Sequence[str], keep_going:
             queue.forget(cell.entry)
         if cell.state in ("new", "failed"):
             queue.put(cell.experiment, cell.name, copied, keep_going)
-            _leave_if(stopped)
+            leave_if(stopped)
     entries = {entry.name: (state, entry) for state, entry in queue.entries().values()}
     for cell in cells:
         if cell.state in ("new", "failed"):
@@ -199,7 +199,7 @@ def _watch(
             _progress(cell, len(todo) - len(open_cells), len(todo), now - began)
         if stopped:
             _stop(queue, open_cells, stopped)
-            _leave_if(stopped)
+            leave_if(stopped)
 
 
 def _see_to_workers(queue: Any, cells: Sequence[Cell], jobs: int) -> None:
@@ -296,24 +296,3 @@ def _only_one() -> Iterator[None]:
             yield
     except Timeout as error:
         raise UserError("a sweep runs here already; wait for it or stop it") from error
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """The signals to stop that have come; they interrupt nothing by themselves, for DVC must not be torn apart."""
-    came: list[int] = []
-    old = {name: signal.signal(name, lambda number, frame: came.append(number)) for name in _STOP}
-    try:
-        yield came
-    finally:
-        for name, handler in old.items():
-            signal.signal(name, handler)
-
-
-_STOP = (signal.SIGINT, signal.SIGTERM)
-
-
-def _leave_if(stopped: list[int]) -> None:
-    if stopped:
-        print("\nstopped; the same command goes on where this was", file=sys.stderr)
-        raise SystemExit(128 + stopped[0])
