@@ -210,6 +210,18 @@ def test_a_record_of_commit_machine_and_hours_lies_beside_a_run(do: Do, workspac
     assert json.loads(path.read_text()) == record
 
 
+def test_stopping_reaches_every_stage_though_one_has_just_ended(workspace: Path) -> None:
+    runner = Runner(STUDY, workspace, dict(os.environ), None, False)
+    before, running, after = (
+        subprocess.Popen(["sleep", seconds], start_new_session=True) for seconds in ("0", "60", "0")
+    )
+    before.wait()
+    after.wait()
+    runner._running = {before: None, running: None, after: None}.keys()  # type: ignore[assignment]  # in this order
+    runner.stop()
+    assert running.wait(timeout=10) == -15
+
+
 def test_a_stopped_runner_starts_nothing(workspace: Path) -> None:
     runner = Runner(STUDY, workspace, dict(os.environ), None, False)
     runner.stop()

@@ -11,12 +11,13 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -101,7 +102,8 @@ class Runner:
         self.stopped = True
         with self._guard:
             for process in self._running:
-                os.killpg(process.pid, 15)
+                with suppress(ProcessLookupError):  # it has ended just now; the others must still be told
+                    os.killpg(process.pid, signal.SIGTERM)
 
     def _clone(self, folder: Path) -> None:
         """A clone at the workspace's commit, with DVC's record of what was run there."""
