@@ -14,7 +14,7 @@ from reports.run_folder import Made, write
 from tr_align import cli
 from tr_align.errors import UserError
 from tr_align.experiments.folders import Runner
-from tr_align.reports import build
+from tr_align.reports import build, publish
 from tr_align.reports.results import Report
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ RUNS: list[dict[str, Any]] = [
     {"name": "s1", "why": "the second seed", "set": {"seed": 1}},
     {"name": "tune", "why": "the search", "report": False},
 ]
-Built = list[tuple[Report, Path]]
+Built = list[tuple[Any, Path]]
 
 
 @pytest.fixture
@@ -52,6 +52,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Built:
 
     monkeypatch.setattr(build, "build", record)
     monkeypatch.setattr(build, "summary", lambda report: "the summary")
+    monkeypatch.setattr(publish, "publish_study", lambda runs, report: found.append((dict(runs), report)))
     return found
 
 
@@ -97,7 +98,8 @@ def test_the_end_is_a_report_a_judge_with_what_depends_on_it(
     study: Callable[..., str], did: list[tuple[str, str]], built: Built
 ) -> None:
     cli.main(["reproduce", "study.yaml"])
-    (first, folder), (second, other) = built
+    (first, folder), sent, (second, other) = built
+    assert sent == ({name: Path.cwd() / "runs/probe" / name for name in ("s0", "s1")}, Path("out"))
     assert (folder, other) == (Path("out"), Path("out/reward"))
     assert [row["run"] for row in first.context["runs"]] == ["s0", "s1"]  # the search is no part of it
     assert [row["run"] for row in second.context["runs"]] == ["s0"]  # the other one failed
@@ -143,7 +145,7 @@ def test_a_report_of_what_is_done_runs_nothing(
 ) -> None:
     made(Path("runs/probe/s1"), seed=1)
     assert cli.main(["reproduce", "study.yaml", "--report"]) == 0
-    assert did == [] and [folder for _, folder in built] == [Path("out")]
+    assert did == [] and [folder for _, folder in built] == [Path("out"), Path("out")]  # on disk, and in MLflow
     assert "1 of 6 runs are done, in 0.5 hours of all jobs" in capsys.readouterr().out
 
 

@@ -47,11 +47,18 @@ def changed(params: Params, alpha: float) -> Params:
     return params.model_copy(update={"ref_update": params.ref_update.model_copy(update={"alpha": alpha})})
 
 
-@pytest.mark.parametrize("existing", [False, True], ids=["fresh", "existing"])
+@pytest.mark.parametrize(
+    ("existing", "shared_by"),
+    [(False, "DVC_ROOT"), (True, "DVC_ROOT"), (False, "MLFLOW_TRACKING_URI")],
+    ids=["fresh", "existing", "study"],
+)
 def test_two_experiments_that_write_at_once_lose_nothing_and_double_nothing(
-    existing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    existing: bool, shared_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They share six cells of nine, train two each (one of them the same), and report all nine."""
+    """They share six cells of nine, train two each (one of them the same), and report all nine.
+
+    The runs of a study are repositories of their own, which have no more in common than the store's address.
+    """
     store, gate = tmp_path / "repository", tmp_path / "gate"
     store.mkdir()
     gate.mkdir()
@@ -62,6 +69,9 @@ def test_two_experiments_that_write_at_once_lose_nothing_and_double_nothing(
         tracking.Tracker(params.mlflow.experiment)
     shutil.copytree(copy, tmp_path / "two")
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    if shared_by == "MLFLOW_TRACKING_URI":
+        environment |= {shared_by: f"sqlite:///{store}/mlflow.db"}
+        del environment["DVC_ROOT"]
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, str(tmp_path / folder), str(gate), f"exp-{folder}", str(alpha)],

@@ -113,6 +113,7 @@ def _reports(runner: Any, study: Any) -> None:
     from tr_align.commands.report import compare_judges
     from tr_align.reports.build import build, summary
     from tr_align.reports.collect import collect
+    from tr_align.reports.publish import publish_study
     from tr_align.reports.runs import from_folder, load
 
     claims = []
@@ -129,6 +130,8 @@ def _reports(runner: Any, study: Any) -> None:
         for problem in report.problems:
             print(f"  note: {problem}")
         print(f"Page: {out}/index.html")
+        if judge == study.judges[0]:  # in MLflow a model has the scores of one judge
+            publish_study({folder.name: folder for folder in done}, out)
     if len(claims) > 1:
         compare_judges(claims, Path(study.out))
     _records(runner, study)

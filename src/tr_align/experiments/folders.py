@@ -120,12 +120,6 @@ class Runner:
         if kept is not None:
             lock.write_bytes(kept)
         cache = self.root / ".dvc" / "cache"
-        # All runs write to the workspace's MLflow store, one at a time.
-        for part in (self.root, folder):
-            (part / ".scratch").mkdir(exist_ok=True)
-        lock_of_store = folder / ".scratch" / "mlflow.lock"
-        if not lock_of_store.is_symlink():
-            lock_of_store.symlink_to(self.root / ".scratch" / "mlflow.lock")
         (folder / ".dvc" / "config.local").write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")
 
     def _take_over(self, folder: Path, first: Path) -> None:

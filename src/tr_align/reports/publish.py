@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from tr_align import tracking
-from tr_align.config import Params
+from tr_align.config import Params, load_params
 from tr_align.errors import UserError
 from tr_align.reports.common import in_order
 from tr_align.reports.theme import TONES
@@ -25,16 +26,23 @@ def publish(params: Params, reports: Path) -> None:
     Raises:
         UserError: there is no report yet.
     """
-    try:
+    with _said("this run", "the files under reports/ have it all, and `make mlflow` rebuilds MLflow from them"):
         send(params, reports.parent, tracking.dvc_tags())
-    except UserError:
-        raise
-    except Exception as error:
-        print(
-            f"MLflow does not show this run yet ({type(error).__name__}: {without_password(error)}); "
-            "the files under reports/ have it all, and `make mlflow` rebuilds MLflow from them",
-            file=sys.stderr,
-        )
+
+
+def publish_study(runs: Mapping[str, Path], report: Path) -> None:
+    """The same for the runs of a study, each with its own settings, and for the report made of them.
+
+    Args: `runs`: folder by name; each becomes the tag `exp.NAME` of its methods' runs. `report`: the report's folder.
+    Raises:
+        UserError: a run has no scores, or no readable settings.
+    """
+    with _said("this study", "the same command tries again"):
+        for name, root in runs.items():
+            params = load_params(root / "params.yaml")
+            models, _ = _models(params, root)
+            tracking.publish(params, models, {}, {"dvc.exp_name": name}, _colours(params, models))
+        tracking.publish(params, {}, _artifacts(report), {"dvc.exp_name": report.name})
 
 
 def send(params: Params, root: Path, tags: Mapping[str, str]) -> list[str]:
@@ -44,6 +52,25 @@ def send(params: Params, root: Path, tags: Mapping[str, str]) -> list[str]:
     Raises:
         UserError: there are no scores. Exception: MLflow's, if it cannot be reached or is broken.
     """
+    models, missing = _models(params, root)
+    tracking.publish(params, models, _artifacts(root / "reports"), tags, _colours(params, models))
+    return missing
+
+
+@contextmanager
+def _said(what: str, otherwise: str) -> Iterator[None]:
+    """MLflow's errors in a line, for it is a view; errors of the files are raised."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {without_password(error)}"
+        print(f"MLflow does not show {what} yet ({reason}); {otherwise}", file=sys.stderr)
+
+
+def _models(params: Params, root: Path) -> tuple[dict[str, tracking.Model], list[str]]:
+    """What the files of a run say of each method, and what they do not."""
     reports = root / "reports"
     found = {name: reports / "score" / f"{name}.json" for name in ("sft", *in_order(params.methods))}
     scores = {name: json.loads(path.read_text("utf-8")) for name, path in found.items() if path.exists()}
@@ -62,15 +89,21 @@ def send(params: Params, root: Path, tags: Mapping[str, str]) -> list[str]:
             training=read_rows(reports / "train" / f"{name}.jsonl"),
             replies=reply_table(replies, judgements) if replies and judgements else None,
         )
-    artifacts = {
-        path: str(path.parent.relative_to(reports)).removeprefix(".")
-        for pattern in ARTIFACTS
-        for path in sorted(reports.glob(pattern))
-        if path.is_file()
-    }
-    colours = {name: TONES[params.methods[name].loss][params.methods[name].update] for name in models}
-    tracking.publish(params, models, artifacts, tags, colours)
     missing = [f"no scores of {name}" for name in found if name != "sft" and name not in models]
     if silent:
         missing.append(f"no table of replies for {len(silent)}, whose generations/ and judgements/ are not here")
-    return missing
+    return models, missing
+
+
+def _artifacts(folder: Path) -> dict[Path, str]:
+    """The files of a report, and the folder that each lies in there."""
+    return {
+        path: str(path.parent.relative_to(folder)).removeprefix(".")
+        for pattern in ARTIFACTS
+        for path in sorted(folder.glob(pattern))
+        if path.is_file()
+    }
+
+
+def _colours(params: Params, models: Iterable[str]) -> dict[str, str]:
+    return {name: TONES[params.methods[name].loss][params.methods[name].update] for name in models}

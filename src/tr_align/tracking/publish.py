@@ -43,7 +43,7 @@ def publish(
     tags: Mapping[str, str],
     colours: Mapping[str, str] | None = None,
 ) -> None:
-    """Bring MLflow up to the files: each method's curve and scores, and a run `comparison` with figures and tables.
+    """Bring MLflow up to the files: each method's curve and scores; a run `comparison` with figures and tables, if any.
 
     What a run has already is not sent again. A run whose scores differ from the files' (say, by another judge)
     stays as it is, marked as superseded, and a new one takes its place. Every run gets the tag `exp.NAME` of the DVC
@@ -66,7 +66,8 @@ def publish(
             _log_replies(tracker, run_id, model.replies)
         members.add(run_id)
     with tracker.lock:
-        members.add(_compare(tracker, params, artifacts, tags, part))
+        if artifacts:
+            members.add(_compare(tracker, params, artifacts, tags, part))
         for run in tracker.runs(f"tags.`{part}` = 'yes'"):
             if run.info.run_id not in members:
                 tracker.client.delete_tag(run.info.run_id, part)

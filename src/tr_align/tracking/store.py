@@ -63,9 +63,16 @@ def is_sqlite(uri: str) -> bool:
     return uri.startswith("sqlite")
 
 
+def _home() -> Path:
+    """The folder of a SQLite database, which is the same for all who write to it, else the repository's."""
+    uri = address()
+    folder = Path(uri.removeprefix("sqlite:///")).parent
+    return folder if is_sqlite(uri) and folder.is_dir() else scratch.root().resolve()
+
+
 def lock() -> FileLock:
     """Held while a run is looked for and made, and while a new database is filled; one at a time on this machine."""
-    return FileLock(scratch.root().resolve() / ".scratch" / "mlflow.lock", timeout=LOCK_SECONDS)
+    return FileLock(_home() / ".scratch" / "mlflow.lock", timeout=LOCK_SECONDS)
 
 
 class Tracker:
@@ -94,7 +101,7 @@ class Tracker:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             # Where artifacts go is said, because they would go to the folder that the process happens to run in.
-            local = (scratch.root().resolve() / "mlartifacts").as_uri()
+            local = (_home() / "mlartifacts").as_uri()
             try:
                 return str(self.client.create_experiment(name, None if is_server(self.uri) else local))
             except MlflowException:  # another machine was quicker
