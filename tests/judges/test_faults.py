@@ -283,7 +283,7 @@ def test_after_a_stop_nothing_is_tried_again(
     began = time.monotonic()
     with pytest.raises(UserError, match="refused the key"):
         make(stub, tmp_path, concurrency=6).rate(replies(90))
-    assert time.monotonic() - began < 2 and len(questions(stub)) == 6
+    assert time.monotonic() - began < 10 and len(questions(stub)) == 6
     assert not re.search(r"\d\d/90", capsys.readouterr().err)  # nor is it shown as done
 
 
@@ -345,7 +345,7 @@ def test_a_server_that_went_away(stub: Stub, tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(UserError, match=r"cannot be reached.*start the server.*\n.*answers\.sqlite; running again"):
         make(stub, tmp_path).rate(replies(50))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert len(rows(tmp_path)) == 2
 
 
@@ -398,7 +398,7 @@ def test_two_runs_that_share_a_limit_both_end(stub: Stub, tmp_path: Path) -> Non
 
 
 def test_as_many_calls_at_once_as_are_allowed_and_no_more(stub: Stub, tmp_path: Path) -> None:
-    stub.latency = 0.03
+    stub.latency = 0.2
     make(stub, tmp_path, concurrency=7).rate(replies(40))
     assert stub.most_in_flight == 7
 

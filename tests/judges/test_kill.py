@@ -206,7 +206,7 @@ def test_an_interrupt_ends_the_run_quietly_and_keeps_the_answers(stub: Stub, tmp
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
     out, err = process.communicate(timeout=30)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10  # the call would have taken a minute
     assert (out, process.returncode) == ("interrupted\n", 0)
     assert not re.search("Traceback|never retrieved|Error|Exception|unclosed", err)
     assert len(rows(tmp_path)) == done
