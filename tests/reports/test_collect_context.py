@@ -174,6 +174,11 @@ def test_a_conversation_is_shown_turn_by_turn(tmp_path: Path) -> None:
 # The context, and what is missing.
 
 
+def test_the_context_says_which_part_of_the_data_it_was(tmp_path: Path) -> None:
+    settings = {"data.source": "anthropic_hh", "data.subsets": ["helpful-base", "harmless-base"]}
+    assert report_of(tmp_path, Made(settings=settings)).context["data"] == "Anthropic-HH, helpful-base, harmless-base"
+
+
 def test_the_context_says_what_was_run(tmp_path: Path) -> None:
     methods = ("dpo", "tr_dpo_soft", "kto")
     first = Made(methods=methods, settings={"seed": 2, "ref_update.alpha": 0.9})

@@ -243,6 +243,29 @@ def test_hc_is_what_the_judge_rates() -> None:
     assert heads == ["KL", "HC", "Self-BLEU", "length", "win rate", "win rate"]
 
 
+@pytest.mark.parametrize(
+    ("source", "says", "licensed"),
+    [
+        ("anthropic_hh", "HH-RLHF (github.com/anthropics/hh-rlhf, MIT License)", True),
+        ("tldr", "CC BY 4.0", False),
+        ("ultrafeedback", "OpenBMB’s UltraFeedback (MIT License)", False),
+        ("embedded", None, False),
+        ("files", None, False),
+    ],
+)
+def test_prompts_that_others_published_stand_there_on_their_terms(
+    source: str, says: str | None, licensed: bool
+) -> None:
+    found = replace(report(), context=context() | {"settings": {"data.source": source}})
+    page = build_page(found, [])
+    if says is not None:
+        # Above the prompts, where it is met first.
+        assert page.index("Replies side by side") < page.index(says) < page.index('class="browser"')
+    assert ("MIT License" in page) == (source in ("anthropic_hh", "ultrafeedback"))
+    assert ("Copyright (c) 2022 Anthropic" in page and "The above copyright notice" in page) == licensed
+    assert "Its licence" not in build_page(replace(found, prompts=[]), [])  # it is the prompts' own
+
+
 def test_settings_versions_cost_and_time() -> None:
     words = outline(built()).words
     for part in ("align.steps 12", "torch 2.13.0", "sft 41 s", "took 1 min 34 s", "nothing was paid", "IPO 0.01"):

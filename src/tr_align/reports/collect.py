@@ -258,7 +258,7 @@ def _context(study: Study, points: Sequence[Row], seconds: Mapping[str, float]) 
     before = [row["n_prompts"] for row in trained if not row["final"]]
     return {
         "model": params.model.name.partition(":")[2] or params.model.name,
-        "data": DATA.get(params.data.source, str(params.data.path)),
+        "data": ", ".join([DATA.get(params.data.source, str(params.data.path)), *(params.data.subsets or ())]),
         "judge": judge_text(params.judge, axes),
         "axes": parts_of_hc(axes),
         "hc_unit": "points, 1 to 10",

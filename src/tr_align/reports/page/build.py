@@ -80,6 +80,7 @@ def _values(report: Report, figures: Sequence[Figure], too_large: Sequence[str])
         "settings": tables.settings(report),
         "cells": replies.cells_of(report),
         "n_prompts": len(report.prompts),
+        "notice": replies.notice(report),
     }
 
 

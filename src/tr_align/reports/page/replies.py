@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import Any
+
+import yaml
 
 from tr_align.reports.page.embed import n_bytes, script_json
 from tr_align.reports.page.words import in_order
@@ -25,6 +28,13 @@ def cells_of(report: Report) -> list[dict[str, Any]]:
                 cell, {"cell": cell, "name": reply["name"], "update": reply["update"], "loss": loss, "base": base}
             )
     return in_order(list(found.values()))
+
+
+def notice(report: Report) -> Row | None:
+    """Where the prompts are from: `text`, and `licence` in full or None. None for prompts of this project or a user."""
+    source = report.context["settings"].get("data.source")
+    known: Row = yaml.safe_load(resources.files(__package__).joinpath("notices.yaml").read_text("utf-8"))
+    return known.get(source)
 
 
 def fitting(report: Report, room: int) -> tuple[str, int]:
