@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -127,11 +128,14 @@ def do(workspace: Path, tmp_path: Path) -> Do:
     """Does runs with a new runner, and says which stages ran for each, as `RUN STAGE`."""
     ran = tmp_path / "ran.txt"
 
-    def run(*runs: StudyRun, judge: str = "probe", keep: bool = False, **environment: str) -> list[str]:
+    def run(
+        *runs: StudyRun, judge: str = "probe", keep: bool = False, fails: bool = False, **environment: str
+    ) -> list[str]:
         ran.write_text("")
         runner = Runner(STUDY, workspace, os.environ | {"RAN": str(ran)} | environment, None, keep)
         for each in runs:
-            runner.do(each, judge)  # type: ignore[arg-type]
+            with pytest.raises(UserError) if fails else nullcontext():
+                runner.do(each, judge)  # type: ignore[arg-type]
         return ran.read_text().splitlines()
 
     return run
@@ -177,10 +181,38 @@ def test_a_search_has_no_ood_measured(do: Do) -> None:
 
 
 def test_a_failed_stage_is_named_by_its_log_and_the_rest_is_done_once(do: Do, workspace: Path) -> None:
-    with pytest.raises(UserError, match=r"main: a stage failed; its log is .*runs/probe/main\.log"):
-        do(MAIN, FAIL="align@dpo")
-    assert "failed to reproduce 'align@dpo'" in (workspace / "runs" / "probe" / "main.log").read_text()
-    assert sorted(do(MAIN)) == sorted(f"main {s}@dpo" for s in ("align", "generate", "judge", "score", "ood"))
+    with pytest.raises(UserError, match=r"main: tr_dpo_soft: a stage failed; its log is .*runs/probe/main\.log"):
+        do(MAIN, FAIL="align@tr_dpo_soft")
+    assert "failed to reproduce 'align@tr_dpo_soft'" in (workspace / "runs" / "probe" / "main.log").read_text()
+    stages = ("align", "generate", "judge", "score", "ood")
+    assert sorted(do(MAIN)) == sorted(f"main {stage}@tr_dpo_soft" for stage in stages)
+
+
+def test_a_base_that_failed_is_not_tried_again_for_what_needs_it(do: Do, workspace: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"main: dpo, tr_dpo_soft: a stage failed"):
+        do(MAIN, FAIL="generate@dpo")
+    ran = (tmp_path / "ran.txt").read_text().splitlines()
+    assert ran.count("main generate@dpo") == 1 and "main align@tr_dpo_soft" not in ran
+    assert len(policies(workspace)) == 1  # that of dpo, which has not been scored
+    assert "main align@dpo" not in do(MAIN)
+
+
+def test_a_method_is_scored_and_its_policy_gone_before_the_next_is_trained(do: Do, workspace: Path) -> None:
+    ran = [line.removeprefix("main ") for line in do(MAIN, FAIL="align@tr_dpo_soft", fails=True)]
+    own = [name for name in ran if name.endswith("@dpo")]
+    assert ran[-len(own) - 1 :] == [*own, "align@tr_dpo_soft"] and own[0] == "align@dpo" and len(own) == 5
+    assert policies(workspace) == []
+
+
+def test_a_run_that_was_done_is_looked_at_as_a_whole(do: Do, workspace: Path) -> None:
+    """One call of DVC; a failure in it leaves nothing undone that does not need it."""
+    do(MAIN)
+    text = (workspace / "dvc.yaml").read_text()
+    (workspace / "dvc.yaml").write_text(text.replace("python stage.py score@", "python  stage.py score@"))
+    commit(["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qam", "b"])
+    with pytest.raises(UserError, match=r"main: a stage failed; its log is"):
+        do(MAIN, FAIL="score@dpo")
+    assert do(MAIN) == ["main score@dpo"]
 
 
 def test_new_code_repeats_what_depends_on_it_in_runs_that_exist(do: Do, workspace: Path) -> None:

@@ -89,13 +89,41 @@ class Runner:
         (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
         with self._first(values):
             self._dvc(folder, "repro", "score_sft", *(f"{stage}_sft" for stage in measured))
-        targets = [f"{stage}@{name}" for name in methods for stage in ("score", *measured)]
-        self._dvc(folder, "repro", "--allow-missing", "--keep-going", *targets)
-        if not self.keep_weights:
-            discard(folder, methods, self.root)
+        stages = ["score", *measured]
+        if self.done(run, judge):
+            targets = [f"{stage}@{name}" for name in methods for stage in stages]
+            self._dvc(folder, "repro", "--allow-missing", "--keep-going", *targets)
+            self._discard(folder, methods)
+        else:
+            self._one_by_one(folder, {name: str(method["base"]) for name, method in values["methods"].items()}, stages)
         seconds = time.monotonic() - began
         self._note(folder, run, seconds)
         return seconds
+
+    def _one_by_one(self, folder: Path, bases: Mapping[str, str], stages: Sequence[str]) -> None:
+        """Do a run's methods, base methods first. DVC, given all of them, would train all before it scores one, and
+        keep as many policies.
+
+        Args: `bases`: the base of each method. `stages`: to be done of each, with what they need.
+        """
+        failed: list[str] = []
+        for name in sorted(bases, key=lambda name: bases[name] != "sft"):
+            try:
+                if bases[name] in failed:  # it would be tried once more
+                    raise UserError(f"{name} needs {bases[name]}")
+                self._dvc(folder, "repro", "--allow-missing", *(f"{stage}@{name}" for stage in stages))
+                self._discard(folder, [name])
+            except UserError:
+                if self.stopped:
+                    raise
+                failed.append(name)
+        if failed:
+            log = folder.with_name(f"{folder.name}.log")
+            raise UserError(f"{folder.name}: {', '.join(failed)}: a stage failed; its log is {log}")
+
+    def _discard(self, folder: Path, methods: Sequence[str]) -> None:
+        if not self.keep_weights:
+            discard(folder, methods, self.root)
 
     def stop(self) -> None:
         """End the stages that run, by SIGTERM to all of them: a training writes a checkpoint first."""
