@@ -141,6 +141,11 @@ def test_a_section_and_its_settings_are_the_same_to_a_stage(stages: Stages) -> N
     assert stages.touched({"data.source"}) == set(stages.settings) - {"toy_mdp"}  # prepare, and what follows from it
 
 
+def test_a_setting_of_a_judge_that_is_not_in_use_touches_nothing(stages: Stages) -> None:
+    assert "judge_fit" in stages.touched({"judge.probe.layer"})
+    assert stages.touched({"judge.reward.epochs"}) == {"report"}  # which lists all settings
+
+
 def test_shared_is_what_any_experiment_leaves_alone(edit: Edit, stages: Stages) -> None:
     base = load_params()
     alpha, seed = sweep("ref_update.alpha=0.3"), sweep("seed=1")
