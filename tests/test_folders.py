@@ -242,6 +242,18 @@ def test_a_record_of_commit_machine_and_hours_lies_beside_a_run(do: Do, workspac
     assert json.loads(path.read_text()) == record
 
 
+def test_the_hours_of_a_run_have_those_before_it_failed(do: Do, workspace: Path) -> None:
+    do(SEARCH, FAIL="score@dpo", fails=True)
+    path = workspace / "runs" / "probe" / "search" / "run.json"
+    before = json.loads(path.read_text())
+    assert list(before) == ["seconds"] and before["seconds"] > 0
+    assert not Runner(STUDY, workspace, os.environ, None, False).done(SEARCH, "probe")
+    path.write_text(json.dumps({"seconds": 1000.0}))
+    do(SEARCH)
+    record = json.loads(path.read_text())
+    assert record["seconds"] > 1000 and record["name"] == "search"
+
+
 def test_stopping_reaches_every_stage_though_one_has_just_ended(workspace: Path) -> None:
     runner = Runner(STUDY, workspace, dict(os.environ), None, False)
     before, running, after = (

@@ -81,6 +81,7 @@ def made(folder: Path, seed: int = 0, hc: float = 6.5) -> None:
         final |= {"win_rate_vs_sft": 0.625, "win_rate_vs_sft_ci": [0.5, 0.75]}
         (folder / "reports" / "score" / f"{name}.json").write_text(json.dumps({"final": final, "curve": []}))
     record = {"name": folder.name, "seconds": 1800.0, "revision": "abc", "machine": "two cores", "lock": "text"}
+    record["finished"] = "2026-11-27T05:00:00+00:00"
     (folder / "run.json").write_text(json.dumps(record))
 
 
@@ -111,7 +112,20 @@ def test_the_end_is_a_report_a_judge_with_what_depends_on_it(
         ("reward", "s0"),
         ("reward", "tune"),
     ]
-    assert records[0] == {"judge": "probe", "name": "s0", "seconds": 1800, "revision": "abc", "machine": "two cores"}
+    same = {"revision": "abc", "machine": "two cores", "finished": "2026-11-27T05:00:00+00:00"}
+    assert records[0] == {"judge": "probe", "name": "s0", "seconds": 1800} | same
+
+
+def test_what_was_run_is_on_record_though_the_report_cannot_be_made(
+    study: Callable[..., str], did: list[tuple[str, str]], built: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise UserError("no such file")
+
+    monkeypatch.setattr(build, "build", fail)
+    study(judges=["probe"])
+    assert cli.main(["reproduce", "study.yaml"]) == 1
+    assert len(json.loads(Path("out/runs.json").read_text())) == 3 and Path("out/search.md").exists()
 
 
 def test_the_search_is_a_table_with_the_best_of_each_method_first(

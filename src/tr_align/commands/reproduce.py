@@ -116,6 +116,7 @@ def _reports(runner: Any, study: Any) -> None:
     from tr_align.reports.publish import publish_study
     from tr_align.reports.runs import from_folder, load
 
+    _records(runner, study)  # first: it needs less of a run than its report does
     claims = []
     for judge in study.judges:
         done = [runner.folder(run, judge) for run in study.runs if run.report and runner.done(run, judge)]
@@ -134,7 +135,6 @@ def _reports(runner: Any, study: Any) -> None:
             publish_study({folder.name: folder for folder in done}, out)
     if len(claims) > 1:
         compare_judges(claims, Path(study.out))
-    _records(runner, study)
 
 
 def _records(runner: Any, study: Any) -> None:

@@ -28,10 +28,11 @@ import yaml
 from tr_align.errors import UserError
 from tr_align.experiments.grid import git
 from tr_align.experiments.study import JudgeName, Study, StudyRun, settings
+from tr_align.scratch import write_atomically
 
 RUNS = Path("runs")
 RECORD = "run.json"
-"""Beside a run's reports: its commit, machine, dates and hours."""
+"""Beside a run's reports: its commit, machine, dates and hours; of a run that was stopped, its seconds so far alone."""
 
 
 class Runner:
@@ -63,12 +64,11 @@ class Runner:
 
     def done(self, run: StudyRun, judge: JudgeName) -> bool:
         """Whether a run has been finished, be it with older code."""
-        return (self.folder(run, judge) / RECORD).is_file()
+        return "finished" in _read(self.folder(run, judge))
 
     def record(self, run: StudyRun, judge: JudgeName) -> dict[str, Any]:
         """A run's commit, machine, date and seconds, as published."""
-        record = json.loads((self.folder(run, judge) / RECORD).read_text(encoding="utf-8"))
-        return {key: value for key, value in record.items() if key != "lock"}
+        return {key: value for key, value in _read(self.folder(run, judge)).items() if key != "lock"}
 
     def do(self, run: StudyRun, judge: JudgeName) -> float:
         """Bring a run up to date; the seconds it took.
@@ -77,6 +77,16 @@ class Runner:
             UserError: a stage failed, or it was stopped; the log is named. What did not need that stage was run.
         """
         began, folder = time.monotonic(), self.folder(run, judge)
+        try:
+            self._do(folder, run, judge)
+        except BaseException:
+            self._add(folder, time.monotonic() - began)  # so that a run's hours have those before it was stopped
+            raise
+        seconds = time.monotonic() - began
+        self._note(folder, run, seconds)
+        return seconds
+
+    def _do(self, folder: Path, run: StudyRun, judge: JudgeName) -> None:
         values = settings(self.study, run, judge, self.data)
         methods = list(values["methods"])
         measured = ["ood"] if run.report else []
@@ -96,9 +106,6 @@ class Runner:
             self._discard(folder, methods)
         else:
             self._one_by_one(folder, {name: str(method["base"]) for name, method in values["methods"].items()}, stages)
-        seconds = time.monotonic() - began
-        self._note(folder, run, seconds)
-        return seconds
 
     def _one_by_one(self, folder: Path, bases: Mapping[str, str], stages: Sequence[str]) -> None:
         """Do a run's methods, base methods first. DVC, given all of them, would train all before it scores one, and
@@ -108,9 +115,10 @@ class Runner:
         """
         failed: list[str] = []
         for name in sorted(bases, key=lambda name: bases[name] != "sft"):
+            if bases[name] in failed:  # DVC would try it once more
+                failed.append(name)
+                continue
             try:
-                if bases[name] in failed:  # it would be tried once more
-                    raise UserError(f"{name} needs {bases[name]}")
                 self._dvc(folder, "repro", "--allow-missing", *(f"{stage}@{name}" for stage in stages))
                 self._discard(folder, [name])
             except UserError:
@@ -188,8 +196,7 @@ class Runner:
 
     def _note(self, folder: Path, run: StudyRun, seconds: float) -> None:
         """Add up a run's hours over all times it was worked on; a look that found nothing to do is left out."""
-        path = folder / RECORD
-        record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"seconds": 0.0}
+        record = _read(folder)
         lock = (folder / "dvc.lock").read_text(encoding="utf-8")
         if record.get("lock") == lock:
             return
@@ -199,11 +206,26 @@ class Runner:
             "set": run.set,
             "revision": self.revision,
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": round(record["seconds"] + seconds, 1),
             "machine": machine(),
             "lock": lock,
         }
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        self._add(folder, seconds, record)
+
+    def _add(self, folder: Path, seconds: float, record: Mapping[str, Any] | None = None) -> None:
+        """Write a run's record, with so many seconds more."""
+        if not folder.is_dir():
+            return
+        kept = _read(folder) if record is None else dict(record)
+        kept["seconds"] = round(kept.get("seconds", 0.0) + seconds, 1)
+        write_atomically(folder / RECORD, json.dumps(kept, indent=1) + "\n")
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """A run's record; empty where it was never worked on."""
+    with suppress(FileNotFoundError):
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return record
+    return {}
 
 
 def discard(folder: Path, methods: Sequence[str], root: Path) -> None:
