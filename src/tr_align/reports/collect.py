@@ -38,6 +38,10 @@ DATA = {
 """What a report calls the sources; files are called by their path."""
 
 PACKAGES = ("tr-align", "torch", "transformers", "trl", "accelerate", "datasets", "dvc", "mlflow", "openai", "numpy")
+BOUNDS = {"kl": (0.0, math.inf), "self_bleu": (0.0, 100.0), "reply_words": (0.0, math.inf)}
+"""What a quantity's values lie between, so its mean too, however wide an interval over two seeds is; HC and its axes
+have the judge's scale."""
+SCALE = (1.0, 10.0)
 VERDICTS = {1.0: "win", 0.0: "lose"}
 
 
@@ -114,9 +118,16 @@ def _points(study: Study, resamples: int, seed: int) -> list[Row]:
                 row["n_prompts"] = min(map(len, answers.values()))
                 measures = _measures(list(answers.values()), axes, step == last, resamples, seed)
                 for quantity, estimate in measures.items():
-                    row |= spread(quantity, estimate)
+                    row |= _within(quantity, spread(quantity, estimate))
                 rows.append(row)
     return rows
+
+
+def _within(quantity: str, row: Row) -> Row:
+    """A quantity's columns with its interval cut at its bounds."""
+    low, high = BOUNDS.get(quantity, SCALE)
+    ends = {end: row[end] for end in (f"{quantity}_lo", f"{quantity}_hi") if row[end] is not None}
+    return row | {end: min(max(value, low), high) for end, value in ends.items()}
 
 
 def _axes(study: Study) -> tuple[str, ...]:

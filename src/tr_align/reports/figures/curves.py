@@ -102,6 +102,9 @@ def layers(
     """
     across = axis(x.field, titles[0], layout, domains[0], labels=labels[0])
     upright = vertical(y.field, titles[1], layout, domains[1], labels=labels[1])
+    for channel, span in zip((across, upright), domains, strict=True):
+        if span is not None:
+            channel["scale"]["clamp"] = True  # an interval may be longer than the axis
     if room is not None and labels[1]:
         upright["axis"] |= {"minExtent": room, "maxExtent": room}
     if light:

@@ -128,6 +128,16 @@ def domain(numbers: Sequence[float], room: float = 0.03) -> list[float]:
     return [rounded(low - space if low else 0.0), rounded(high + space)]
 
 
+def framed(points: Sequence[float], ends: Sequence[float]) -> list[float]:
+    """Numbers for :func:`domain`: the points, and the ends of their intervals up to half the points' span beyond them.
+
+    With two or three seeds an interval can be many times as long as what a figure is there to show.
+    """
+    low, high = min(points), max(points)
+    reach = (high - low) / 2 or math.inf  # a point alone has its interval for a scale
+    return [*points, *(min(max(end, low - reach), high + reach) for end in ends)]
+
+
 def axis(
     quantity: str, title: str | None, layout: Layout, span: Sequence[float] | None = None, **settings: Any
 ) -> Spec:

@@ -11,6 +11,7 @@ from tr_align.reports.figures.frame import (
     Quantity,
     domain,
     figure,
+    framed,
     gap,
     grid,
     heading,
@@ -27,6 +28,7 @@ from tr_align.reports.theme import Layout, Spec
 KL = Quantity("kl", "KL(policy || SFT), nats per reply", 2, "KL")
 SELF_BLEU = Quantity("self_bleu", "Self-BLEU (lower: more diverse)", 1, "Self-BLEU")
 WORDS = Quantity("reply_words", "words a reply", 1, "words")
+TOGETHER = "An interval is one model's own: seeds and prompts move all methods alike; differences are taken by pairs."
 KEYS = (*CELL, "beta", "step", "final", "seeds", "n_prompts")
 
 
@@ -51,6 +53,7 @@ def kl_vs_hc(report: Report) -> Figure | None:
         words.setup(report),
         *([f"{text}."] if (text := words.betas_by_loss(rows)) else []),
         words.sample(report, rows, checkpoints=report.context["points_along"] == "steps"),
+        *([TOGETHER] if len(report.context["seeds"]) > 1 else []),
     ]
     alternative = [
         "Scatter plot with lines, one panel a loss: quality (HC) upwards, KL from the SFT model to the right,"
@@ -106,14 +109,14 @@ def kl_vs_axes(report: Report) -> Figure | None:
     if not cells(rows) or not axes:
         return None
     families, finals = losses(rows), [row for row in rows if row["final"]]
-    across = domain(_from_zero([*values(rows, "kl"), *values(finals, *with_ends("kl"))]))
+    across = domain(_from_zero(framed(values(rows, "kl"), values(finals, *with_ends("kl")))))
     room = {"wide": 24, "narrow": 20, "print": 14}
 
     def panel(axis: str, loss: str, layout: Layout, wide: bool) -> Spec:
         rank, column = axes.index(axis), families.index(loss)
         first, last = (rank == 0, loss == families[-1]) if wide else (column == 0, axis == axes[-1])
         y = Quantity(axis, axis, 2, axis)
-        upright = domain([*values(rows, axis), *values(finals, *with_ends(axis))])
+        upright = domain(framed(values(rows, axis), values(finals, *with_ends(axis))))
         count = len(axes) if wide else len(families)
         top = (loss == families[0]) if wide else (axis == axes[0])
         spec: Spec = {
@@ -184,9 +187,11 @@ def _panels(
 ) -> Figure:
     families = losses(rows)
     drawn = [row for row in rows if row["final"] or (not finals and report.context["points_along"] == "steps")]
-    numbers = [*values(rows, x.field), *values(drawn, *with_ends(x.field))]
+    numbers = framed(values(rows, x.field), values(drawn, *with_ends(x.field)))
     across = domain(_from_zero(numbers) if x is KL else numbers, room=0.03 if x is KL else 0.06)
-    upright = domain([*values(rows, y.field), *values(drawn, *with_ends(y.field))], room=0.06)
+    upright = domain(framed(values(rows, y.field), values(drawn, *with_ends(y.field))), room=0.06)
+    if any(_beyond(drawn, quantity, span) for quantity, span in ((x, across), (y, upright))):
+        caption = [*caption, "Intervals that are longer than the frame are cut at it."]
 
     def panel(loss: str, layout: Layout, columns: int) -> Spec:
         own = [cell for cell in cells(rows) if cell["loss"] == loss]
@@ -214,6 +219,11 @@ def _panels(
         return grid([panel(loss, layout, columns) for loss in families], columns, layout, gap(layout), own_legends=True)
 
     return figure(name, title, caption, alternative, rows, report, draw, one_column=len(families) == 1)
+
+
+def _beyond(rows: Sequence[Row], quantity: Quantity, span: Sequence[float]) -> bool:
+    ends = values(rows, *with_ends(quantity.field))
+    return bool(ends) and (min(ends) < span[0] or max(ends) > span[1])
 
 
 def _key_numbers(rows: Sequence[Row], x: Quantity, y: Quantity) -> list[str]:
