@@ -129,12 +129,12 @@ def domain(numbers: Sequence[float], room: float = 0.03) -> list[float]:
 
 
 def framed(points: Sequence[float], ends: Sequence[float]) -> list[float]:
-    """Numbers for :func:`domain`: the points, and the ends of their intervals up to half the points' span beyond them.
+    """Numbers for :func:`domain`: the points, and the ends of their intervals up to the points' span beyond them.
 
     With two or three seeds an interval can be many times as long as what a figure is there to show.
     """
     low, high = min(points), max(points)
-    reach = (high - low) / 2 or math.inf  # a point alone has its interval for a scale
+    reach = high - low or math.inf  # a point alone has its interval for a scale
     return [*points, *(min(max(end, low - reach), high + reach) for end in ends)]
 
 
