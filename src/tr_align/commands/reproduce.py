@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,8 @@ def _reports(runner: Any, study: Any) -> None:
             print(f"{judge}: no run is done, so there is no report")
             continue
         out = Path(study.out) if judge == study.judges[0] else Path(study.out) / judge
-        report = collect([load(folder.name, from_folder(folder)) for folder in done])
+        # no run does the toy world: what lies there is the repository's own
+        report = collect([replace(load(folder.name, from_folder(folder)), toy=None) for folder in done])
         build(report, out)
         claims.append(f"{judge}={out / 'claims.json'}")
         print(f"\n{judge}: {summary(report)}")
