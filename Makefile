@@ -39,8 +39,10 @@ lint: setup
 	$(BIN)/mypy
 
 # make reproduction JOBS=2 DATA=../hh: two runs at a time, the data from a folder and not from the hub
+REPRODUCE = $(BIN)/tr-align reproduce --jobs $(JOBS) $(if $(DATA),--data $(DATA))
 reproduction: setup
-	$(BIN)/tr-align reproduce --jobs $(JOBS) $(if $(DATA),--data $(DATA))
+	$(REPRODUCE)
+	$(REPRODUCE) presets/studies/hh-smollm2-135m-beta.yaml
 
 PORT ?= 5000
 ui: setup

@@ -119,3 +119,17 @@ def test_every_run_of_the_projects_study_can_be_run(monkeypatch: pytest.MonkeyPa
         if run.name.startswith(("every", "main"))
     }
     assert max(lags) - min(lags) < 1e-4
+
+
+def test_more_betas_are_a_study_of_their_own_around_the_same_main_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    first, more = (read_study(f"presets/studies/hh-smollm2-135m{end}.yaml") for end in ("", "-beta"))
+    main = {run.name: run for run in first.runs if run.name.startswith("main")}
+    assert {run.name: run for run in more.runs if run.name in main} == main
+    found: dict[float, set[int]] = {}
+    for number, run in enumerate(more.runs):
+        p = params(more, number)
+        found.setdefault(p.beta.dpo, set()).add(p.seed)
+        assert run.name in main or list(p.methods) == ["dpo", "tr_dpo_soft", "tr_dpo_hard"]
+    assert found == {0.01: {0, 1, 2}, 0.05: {0, 1, 2}, 0.2: {0, 1, 2}}
+    assert [first.judges[0]] == more.judges and more.out == f"{first.out}-beta"
