@@ -75,7 +75,7 @@ def did(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 def made(folder: Path, seed: int = 0, hc: float = 6.5) -> None:
     """A finished run as the runner leaves it, in a repository with a toy world of its own."""
-    write(folder, Made(settings={"seed": seed}, toy=toy()))
+    write(folder, Made(settings={"seed": seed, "data.path": f"/a/copy/for/{folder.name}"}, toy=toy()))
     (folder / "reports" / "score").mkdir()
     for name, more in (("dpo", 0.0), ("tr_dpo_soft", 0.5)):
         final = {"hc": hc + more, "hc_ci": [6.0, 7.5], "kl": 3.0, "kl_ci": [2.5, 3.5], "n_prompts": 64}
@@ -105,6 +105,7 @@ def test_the_end_is_a_report_a_judge_with_what_depends_on_it(
     assert (folder, other) == (Path("out"), Path("out/reward"))
     assert [row["run"] for row in first.context["runs"]] == ["s0", "s1"]  # the search is no part of it
     assert [row["run"] for row in second.context["runs"]] == ["s0"]  # the other one failed
+    assert first.context["settings"]["data.path"] is None  # the preset's: where copies lay is nobody's business
     assert first.toy is None and not [row for row in first.claims if row["kind"].startswith("toy")]
     assert json.loads(Path("out/judges.json").read_text())[0]["judges"].keys() == {"probe", "reward"}
     assert len(json.loads(Path("out/search.json").read_text())) == 2  # two methods of one run, no seed among them

@@ -125,8 +125,7 @@ def _reports(runner: Any, study: Any) -> None:
             print(f"{judge}: no run is done, so there is no report")
             continue
         out = Path(study.out) if judge == study.judges[0] else Path(study.out) / judge
-        # no run does the toy world: what lies there is the repository's own
-        report = collect([replace(load(folder.name, from_folder(folder)), toy=None) for folder in done])
+        report = collect([_as_published(load(folder.name, from_folder(folder)), study) for folder in done])
         build(report, out)
         claims.append(f"{judge}={out / 'claims.json'}")
         print(f"\n{judge}: {summary(report)}")
@@ -137,6 +136,16 @@ def _reports(runner: Any, study: Any) -> None:
             publish_study({folder.name: folder for folder in done}, out)
     if len(claims) > 1:
         compare_judges(claims, Path(study.out))
+
+
+def _as_published(run: Any, study: Any) -> Any:
+    """A run without what is not its own: the repository's toy world, which no run of a study does, and where this
+    machine has its copy of the data (`--data`), which is the preset's data wherever it lies."""
+    from tr_align.experiments.study import preset
+
+    path = preset(study)["data"]["path"]
+    params = run.params.model_copy(update={"data": run.params.data.model_copy(update={"path": path})})
+    return replace(run, params=params, toy=None)
 
 
 def _records(runner: Any, study: Any) -> None:

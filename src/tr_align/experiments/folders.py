@@ -80,7 +80,7 @@ class Runner:
         try:
             self._do(folder, run, judge)
         except BaseException:
-            self._add(folder, time.monotonic() - began)  # so that a run's hours have those before it was stopped
+            _add(folder, time.monotonic() - began)  # so that a run's hours have those before it was stopped
             raise
         seconds = time.monotonic() - began
         self._note(folder, run, seconds)
@@ -196,11 +196,10 @@ class Runner:
 
     def _note(self, folder: Path, run: StudyRun, seconds: float) -> None:
         """Add up a run's hours over all times it was worked on; a look that found nothing to do is left out."""
-        record = _read(folder)
         lock = (folder / "dvc.lock").read_text(encoding="utf-8")
-        if record.get("lock") == lock:
+        if _read(folder).get("lock") == lock:
             return
-        record |= {
+        record = {
             "name": run.name,
             "why": run.why,
             "set": run.set,
@@ -209,15 +208,15 @@ class Runner:
             "machine": machine(),
             "lock": lock,
         }
-        self._add(folder, seconds, record)
+        _add(folder, seconds, record)
 
-    def _add(self, folder: Path, seconds: float, record: Mapping[str, Any] | None = None) -> None:
-        """Write a run's record, with so many seconds more."""
-        if not folder.is_dir():
-            return
-        kept = _read(folder) if record is None else dict(record)
-        kept["seconds"] = round(kept.get("seconds", 0.0) + seconds, 1)
-        write_atomically(folder / RECORD, json.dumps(kept, indent=1) + "\n")
+
+def _add(folder: Path, seconds: float, more: Mapping[str, Any] | None = None) -> None:
+    """Add seconds, and what else is known, to a run's record."""
+    if folder.is_dir():
+        record = _read(folder) | dict(more or {})
+        record["seconds"] = round(record.get("seconds", 0.0) + seconds, 1)
+        write_atomically(folder / RECORD, json.dumps(record, indent=1) + "\n")
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -64,6 +64,19 @@ def read_study(path: str | Path) -> Study:
         raise UserError(f"{path}: {key}{': ' if key else ''}{first['msg'].removeprefix('Value error, ')}") from error
 
 
+def preset(study: Study) -> dict[str, Any]:
+    """The preset that the study's runs change, as YAML's values.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        raw: dict[str, Any] = yaml.safe_load(Path(study.preset).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"preset: {study.preset}: cannot be read: {error}") from error
+    return raw
+
+
 def settings(study: Study, run: StudyRun, judge: JudgeName, data: str | None) -> dict[str, Any]:
     """The params.yaml of a run, as YAML's values.
 
@@ -71,10 +84,7 @@ def settings(study: Study, run: StudyRun, judge: JudgeName, data: str | None) ->
     Raises:
         UserError: the preset cannot be read, or a setting of the run does not exist or cannot have its value.
     """
-    try:
-        raw: dict[str, Any] = yaml.safe_load(Path(study.preset).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"preset: {study.preset}: cannot be read: {error}") from error
+    raw = preset(study)
     changes = run.set | {"judge.name": judge} | ({"data.path": data} if data else {})
     for key, value in changes.items():
         *parents, last = key.split(".")
