@@ -105,12 +105,15 @@ def test_every_point_and_both_intervals_are_drawn() -> None:
 
 def test_an_interval_that_is_far_longer_than_the_curves_is_cut_at_the_frame() -> None:
     """SFT at 6 and 0 nats: the frame goes the points' span beyond them, and no further."""
-    usual = named(one_beta())["kl_vs_hc"]
-    assert "cut" not in usual.caption and "differences are taken by pairs" in usual.caption
     shown = one_beta()
+    usual = named(shown)
+    assert "differences are taken by pairs" in usual["kl_vs_hc"].caption
     rows = [row | {"hc_lo": -20.0, "hc_hi": 30.0, "kl_lo": 0.0, "kl_hi": 150.0} for row in shown.points]
-    long = named(report(points=rows, wins=shown.wins, context=shown.context))["kl_vs_hc"]
-    assert "Intervals that are longer than the frame are cut at it." in long.caption
+    made = named(report(points=rows, wins=shown.wins, context=shown.context))
+    for name in ("kl_vs_hc", "kl_vs_axes", "length", "diversity"):
+        said = "Intervals that are longer than the frame are cut at it."
+        assert "cut" not in usual[name].caption and said in made[name].caption, name
+    long = made["kl_vs_hc"]
     kls, hcs = ([row[name] for row in rows] for name in ("kl", "hc"))
     panel = long.wide["concat"][0]
     encoding = next(layer["encoding"] for layer in panel["layer"] if layer["mark"]["type"] == "point")

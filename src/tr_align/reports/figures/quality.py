@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tr_align.reports.common import number
 from tr_align.reports.figure import Figure
@@ -109,14 +109,13 @@ def kl_vs_axes(report: Report) -> Figure | None:
     if not cells(rows) or not axes:
         return None
     families, finals = losses(rows), [row for row in rows if row["final"]]
-    across = domain(_from_zero(framed(values(rows, "kl"), values(finals, *with_ends("kl")))))
+    spans = {field: _span(rows, finals, field) for field in ("kl", *axes)}
     room = {"wide": 24, "narrow": 20, "print": 14}
 
     def panel(axis: str, loss: str, layout: Layout, wide: bool) -> Spec:
         rank, column = axes.index(axis), families.index(loss)
         first, last = (rank == 0, loss == families[-1]) if wide else (column == 0, axis == axes[-1])
         y = Quantity(axis, axis, 2, axis)
-        upright = domain(framed(values(rows, axis), values(finals, *with_ends(axis))))
         count = len(axes) if wide else len(families)
         top = (loss == families[0]) if wide else (axis == axes[0])
         spec: Spec = {
@@ -128,7 +127,7 @@ def kl_vs_axes(report: Report) -> Figure | None:
                 y,
                 look(cells(rows), layout, layout.width - 8 * layout.font),
                 layout,
-                domains=(across, upright),
+                domains=(spans["kl"], spans[axis]),
                 titles=("KL, nats" if last else None, (loss.upper() if wide else axis) if first else None),
                 labels=(last, wide or first),
                 light=True,
@@ -147,6 +146,7 @@ def kl_vs_axes(report: Report) -> Figure | None:
     caption = [
         "As the figure of HC against KL, for each axis that HC is the mean of. Panels of one axis have the same scale.",
         words.sample(report, rows),
+        *_cut(finals, spans),
     ]
     alternative = ["Small panels, one an axis of quality and loss: the axis upwards, KL to the right."]
     for axis in axes:
@@ -165,9 +165,20 @@ def shown(report: Report, x: Quantity, y: Quantity, *others: str) -> list[Row]:
     return [row for row in tidy(report.points, columns) if known(row, x.field, y.field)]
 
 
-def _from_zero(numbers: Sequence[float]) -> list[float]:
-    """With a little room before zero, or the diamond of SFT would lie on the numbers of the other axis."""
-    return [-0.03 * max(numbers), *numbers]
+def _span(rows: Sequence[Row], drawn: Sequence[Row], field: str, room: float = 0.03) -> list[float]:
+    """Of an axis that has the points of all rows and the intervals of those drawn with one.
+
+    KL has a little room before zero, or the diamond of SFT would lie on the numbers of the other axis.
+    """
+    numbers = framed(values(rows, field), values(drawn, *with_ends(field)))
+    return domain([-0.03 * max(numbers), *numbers] if field == KL.field else numbers, room)
+
+
+def _cut(drawn: Sequence[Row], spans: Mapping[str, Sequence[float]]) -> list[str]:
+    """A sentence of a caption, where an interval is longer than its axis."""
+    ends = {field: values(drawn, *with_ends(field)) for field in spans}
+    beyond = any(low > end or end > high for field, (low, high) in spans.items() for end in ends[field])
+    return ["Intervals that are longer than the frame are cut at it."] if beyond else []
 
 
 def _along(report: Report) -> str:
@@ -187,11 +198,9 @@ def _panels(
 ) -> Figure:
     families = losses(rows)
     drawn = [row for row in rows if row["final"] or (not finals and report.context["points_along"] == "steps")]
-    numbers = framed(values(rows, x.field), values(drawn, *with_ends(x.field)))
-    across = domain(_from_zero(numbers) if x is KL else numbers, room=0.03 if x is KL else 0.06)
-    upright = domain(framed(values(rows, y.field), values(drawn, *with_ends(y.field))), room=0.06)
-    if any(_beyond(drawn, quantity, span) for quantity, span in ((x, across), (y, upright))):
-        caption = [*caption, "Intervals that are longer than the frame are cut at it."]
+    across = _span(rows, drawn, x.field, room=0.03 if x is KL else 0.06)
+    upright = _span(rows, drawn, y.field, room=0.06)
+    caption = [*caption, *_cut(drawn, {x.field: across, y.field: upright})]
 
     def panel(loss: str, layout: Layout, columns: int) -> Spec:
         own = [cell for cell in cells(rows) if cell["loss"] == loss]
@@ -219,11 +228,6 @@ def _panels(
         return grid([panel(loss, layout, columns) for loss in families], columns, layout, gap(layout), own_legends=True)
 
     return figure(name, title, caption, alternative, rows, report, draw, one_column=len(families) == 1)
-
-
-def _beyond(rows: Sequence[Row], quantity: Quantity, span: Sequence[float]) -> bool:
-    ends = values(rows, *with_ends(quantity.field))
-    return bool(ends) and (min(ends) < span[0] or max(ends) > span[1])
 
 
 def _key_numbers(rows: Sequence[Row], x: Quantity, y: Quantity) -> list[str]:
