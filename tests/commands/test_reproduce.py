@@ -104,6 +104,7 @@ def test_the_end_is_a_report_a_judge_with_what_depends_on_it(
     assert sent == ({name: Path.cwd() / "runs/probe" / name for name in ("s0", "s1")}, Path("out"))
     assert (folder, other) == (Path("out"), Path("out/reward"))
     assert [row["run"] for row in first.context["runs"]] == ["s0", "s1"]  # the search is no part of it
+    assert {row["made"]["revision"] for row in first.context["runs"]} == {"abc"}
     assert [row["run"] for row in second.context["runs"]] == ["s0"]  # the other one failed
     assert first.context["settings"]["data.path"] is None  # the preset's: where copies lay is nobody's business
     assert first.toy is None and not [row for row in first.claims if row["kind"].startswith("toy")]

@@ -210,6 +210,7 @@ def context() -> dict[str, Any]:
             "tau": TAU,
             "beta": {loss: values[1] for loss, values in BETAS.items()},
             "methods": list(METHODS),
+            "made": None,
         }
         for seed in (0, 1)
     ]

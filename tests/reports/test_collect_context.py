@@ -199,6 +199,7 @@ def test_the_context_says_what_was_run(tmp_path: Path) -> None:
             "tau": 2,
             "beta": {"dpo": 0.05, "ipo": 0.01, "kto": 0.05},
             "methods": ["dpo", "tr_dpo_soft", "kto"],
+            "made": None,
         }
         for place, seed, alpha in ((0, 2, 0.9), (1, 1, 0.6))
     ]

@@ -276,6 +276,18 @@ def test_settings_versions_cost_and_time() -> None:
     assert "price unknown for 2,340" in outline(built(context=context() | {"cost": cost | {"usd": None}})).words
 
 
+def test_a_studys_runs_say_when_where_and_by_which_code_they_were_made() -> None:
+    assert "commit" not in outline(built()).words  # other runs have no such record
+    one = {"revision": "0123456789abcdef", "finished": "2026-11-27T23:59:59+00:00", "seconds": 5400.0, "machine": "m1"}
+    runs = [row | {"made": one} for row in context()["runs"]]
+    words = outline(built(context=context() | {"runs": runs})).words
+    assert "finished took commit" in words and "9 2026-11-27 1 h 30 min 0123456" in words and "01234567" not in words
+    assert "The runs took 3 h 0 min in all, some beside each other, on m1." in words
+    runs = [runs[0], runs[1] | {"made": one | {"machine": "m2"}}, runs[1] | {"run": "seed 2", "made": None}]
+    words = outline(built(context=context() | {"runs": runs})).words
+    assert "on m1 (seed 0); m2 (seed 1)." in words and "9 – – –" in words
+
+
 def test_numbers_in_words() -> None:
     assert words.signed(0.004, 2) == "0.00" and words.signed(-0.004, 2) == "0.00"
     assert words.signed(0.006, 2) == "+0.01" and words.signed(-1.5, 1) == "−1.5" and words.signed(None, 1) == "–"

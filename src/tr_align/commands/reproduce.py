@@ -120,12 +120,17 @@ def _reports(runner: Any, study: Any) -> None:
     _records(runner, study)  # first: it needs less of a run than its report does
     claims = []
     for judge in study.judges:
-        done = [runner.folder(run, judge) for run in study.runs if run.report and runner.done(run, judge)]
+        done = [
+            (run, runner.folder(run, judge), runner.record(run, judge))
+            for run in study.runs
+            if run.report and runner.done(run, judge)
+        ]
         if not done:
             print(f"{judge}: no run is done, so there is no report")
             continue
         out = Path(study.out) if judge == study.judges[0] else Path(study.out) / judge
-        report = collect([_as_published(load(folder.name, from_folder(folder)), study) for folder in done])
+        loaded = [_as_published(load(run.name, from_folder(folder)), made, study) for run, folder, made in done]
+        report = collect(loaded)
         build(report, out)
         claims.append(f"{judge}={out / 'claims.json'}")
         print(f"\n{judge}: {summary(report)}")
@@ -133,19 +138,19 @@ def _reports(runner: Any, study: Any) -> None:
             print(f"  note: {problem}")
         print(f"Page: {out}/index.html")
         if judge == study.judges[0]:  # in MLflow a model has the scores of one judge
-            publish_study({folder.name: folder for folder in done}, out)
+            publish_study({run.name: folder for run, folder, _ in done}, out)
     if len(claims) > 1:
         compare_judges(claims, Path(study.out))
 
 
-def _as_published(run: Any, study: Any) -> Any:
-    """A run without what is not its own: the repository's toy world, which no run of a study does, and where this
-    machine has its copy of the data (`--data`), which is the preset's data wherever it lies."""
+def _as_published(run: Any, made: dict[str, Any], study: Any) -> Any:
+    """A run with the record of its making, and without what is not its own: the repository's toy world, which no run of
+    a study does, and where this machine has its copy of the data (`--data`), the preset's data wherever it lies."""
     from tr_align.experiments.study import preset
 
     path = preset(study)["data"]["path"]
     params = run.params.model_copy(update={"data": run.params.data.model_copy(update={"path": path})})
-    return replace(run, params=params, toy=None)
+    return replace(run, params=params, toy=None, made=made)
 
 
 def _records(runner: Any, study: Any) -> None:

@@ -284,6 +284,7 @@ def _context(study: Study, points: Sequence[Row], seconds: Mapping[str, float]) 
                 **one.params.ref_update.model_dump(),
                 "beta": one.params.beta.model_dump(),
                 "methods": [method for method in one.models if method != "sft"],
+                "made": one.made,
             }
             for one in study.runs
         ],

@@ -32,7 +32,8 @@ class Report:
     """The runs: `model`, `data`, `judge`, `axes` (those that HC is the mean of; none where the judge has one axis,
     which HC is), `hc_unit`, `seeds` (list), `betas` (loss -> list), `steps`, `points_along`
     ("beta" if finals of several betas make the curves, else "steps"), `runs` (a row a run: `run`, `seed`, `alpha`,
-    `every`, `tau`, `beta` by loss, `methods`), `learning_rates` (cell -> list, for it is tuned method by method),
+    `every`, `tau`, `beta` by loss, `methods`, and `made` as
+    :class:`tr_align.reports.runs.Run` has it), `learning_rates` (cell -> list, for it is tuned method by method),
     `judge_accuracy`, `judge_bias`, `calibration`, `judge_warning`,
     `settings` (flat params.yaml of the first run), `versions` (package -> version), `seconds` (stage -> seconds, of
     the stages that ran on this machine), `cost` (`usd`, `calls`, `tokens` of the judge; None for the embedded one),

@@ -68,6 +68,8 @@ class Run:
     calibration: Row | None = None
     toy: Row | None = None
     """What `toy_mdp` measured; None where it was not run, as in runs of before there was that stage."""
+    made: Row | None = None
+    """Of a study's run: `revision`, `finished` (ISO 8601), `seconds`, `machine`; None of other runs."""
 
 
 def load(name: str, read: Reader) -> Run:

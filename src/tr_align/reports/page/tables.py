@@ -246,6 +246,7 @@ def settings(report: Report) -> dict[str, Any]:
     longest = max(seconds.values(), default=0) or 1
     return {
         "runs": [_run(run) for run in context["runs"]],
+        "made": _made(context["runs"]),
         "settings": {name: _value(value) for name, value in context["settings"].items()},
         "learning_rates": _learning_rates(report),
         "versions": context["versions"],
@@ -281,6 +282,20 @@ def _run(run: Row) -> list[str]:
         _value(run["tau"]),
         str(len(methods)),
     ]
+
+
+def _made(runs: Sequence[Row]) -> dict[str, Any] | None:
+    """When, for how long, by which code and where runs were made; None where none says so."""
+    by_run = {str(run["run"]): run["made"] for run in runs if run.get("made")}
+    machines: dict[str, list[str]] = {}
+    for name, made in by_run.items():
+        machines.setdefault(str(made["machine"]), []).append(name)
+    rows = {
+        name: [made["finished"][:10], words.duration(made["seconds"]), made["revision"][:7]]
+        for name, made in by_run.items()
+    }
+    total = words.duration(sum(made["seconds"] for made in by_run.values()))
+    return {"rows": rows, "total": total, "machines": machines} if by_run else None
 
 
 def _value(value: Any) -> str:
