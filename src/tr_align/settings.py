@@ -206,6 +206,7 @@ class RewardModel(Strict):
     held_out: Annotated[Real, Field(gt=0, lt=1)] = 0.25
     epochs: Count = 1
     batch_size: Count = 8
+    gradient_accumulation: Count = 1
     learning_rate: Positive = 1e-5
     warmup_steps: Natural = 5
 

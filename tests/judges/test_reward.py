@@ -305,6 +305,20 @@ def test_the_same_seed_gives_the_same_model(tmp_path: Path) -> None:
     assert all(not torch.equal(first[name], start[name]) for name in first)  # all of it was trained
 
 
+def test_a_step_in_parts_is_the_step_as_a_whole(tmp_path: Path) -> None:
+    """Three steps of four pairs and one of two, an epoch: in memory four at a time, or two."""
+    steps = {}
+    for size, parts in ((4, 1), (2, 2)):
+        settings = SETTINGS.model_copy(update={"batch_size": size, "gradient_accumulation": parts})
+        model, _ = reward.train(made_up(14), settings, tmp_path / "log.jsonl")
+        steps[size] = log(tmp_path), model.state_dict()
+    (whole, trained), (in_parts, same) = steps.values()
+    assert len(whole) == 2 * 4
+    for column in ("loss", "accuracy", "margin", "grad_norm"):
+        assert [row[column] for row in in_parts] == pytest.approx([row[column] for row in whole], rel=1e-3), column
+    assert torch.allclose(trained["score.weight"], same["score.weight"], atol=1e-4)
+
+
 def test_the_learning_rate_rises_and_falls(tmp_path: Path) -> None:
     """Warm-up over two of eight steps, then down to 0 after the last: 0, 1/2, 1, 5/6, 4/6 ... of 0.01."""
     reward.train(made_up(16), SETTINGS.model_copy(update={"warmup_steps": 2}), tmp_path / "log.jsonl")

@@ -132,6 +132,7 @@ def _arguments(settings: RewardModel, folder: str) -> RewardConfig:
         output_dir=folder,
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
         learning_rate=settings.learning_rate,
         warmup_steps=settings.warmup_steps,
         train_sampling_strategy="group_by_length",  # on short dialogues 15 % of a batch is padding, not 42 %
