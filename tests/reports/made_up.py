@@ -223,6 +223,7 @@ def context() -> dict[str, Any]:
         "seeds": [0, 1],
         "betas": BETAS,
         "steps": STEPS[-1],
+        "main": [],
         "points_along": "beta",
         "runs": runs,
         "judge_accuracy": accuracy,

@@ -29,7 +29,8 @@ def named(shown: Report) -> dict[str, Figure]:
 
 def one_beta(**context: Any) -> Report:
     """A report whose curves follow the training."""
-    points = [row for row in made_up.points() if row["beta"] in (None, 0.05, 0.01)]
+    own = {"seeds": context["seeds"]} if "seeds" in context else {}
+    points = [row | own for row in made_up.points() if row["beta"] in (None, 0.05, 0.01)]
     wins = [row for row in made_up.wins() if row["beta"] in (0.05, 0.01)]
     return report(points=points, wins=wins, context=made_up.context() | {"points_along": "steps"} | context)
 

@@ -276,6 +276,7 @@ def _context(study: Study, points: Sequence[Row], seconds: Mapping[str, float]) 
         "seeds": study.seeds,
         "betas": betas,
         "steps": params.align.steps,
+        "main": [cell for cell in study.cells if cell != "sft" and study.is_main(cell)],
         "points_along": "beta" if any(len(values) > 1 for values in betas.values()) else "steps",
         "runs": [
             {

@@ -30,7 +30,8 @@ class Report:
 
     context: Mapping[str, Any]
     """The runs: `model`, `data`, `judge`, `axes` (those that HC is the mean of; none where the judge has one axis,
-    which HC is), `hc_unit`, `seeds` (list), `betas` (loss -> list), `steps`, `points_along`
+    which HC is), `hc_unit`, `seeds` (list), `betas` (loss -> list), `steps`, `main` (cells with the first run's
+    settings of the update, or the only ones of their method), `points_along`
     ("beta" if finals of several betas make the curves, else "steps"), `runs` (a row a run: `run`, `seed`, `alpha`,
     `every`, `tau`, `beta` by loss, `methods`, and `made` as
     :class:`tr_align.reports.runs.Run` has it), `learning_rates` (cell -> list, for it is tuned method by method),

@@ -12,7 +12,6 @@ from tr_align.reports.common import (
     count_text,
     p_text,
     rank,
-    seeds_text,
     share_with_interval,
     signed,
     signed_with_interval,
@@ -115,7 +114,7 @@ def footnote(report: Report) -> str:
     counts = [row["n_prompts"] for row in trained(report)]
     note = (
         f"In brackets {words.intervals(report)}; n = {count_text(counts) if counts else 0} prompts;"
-        f" {seeds_text(context)}. KL in nats per reply; {words.hc(report)}. Win rates count a tie"
+        f" {words.seeds(report, trained(report))}. KL in nats per reply; {words.hc(report)}. Win rates count a tie"
         " as half; at 50 % neither is preferred."
     )
     bias = context.get("judge_bias")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tr_align.reports.figure import Figure
 from tr_align.reports.figures import frontier, ood, quality, toy, toy_grid, toy_kl, training, updates, wins
 from tr_align.reports.figures.rendering import SUFFIXES, render
+from tr_align.reports.figures.room import with_room
 from tr_align.reports.results import Report
 
 __all__ = ["SUFFIXES", "all_figures", "render"]
@@ -29,4 +32,12 @@ IN_ORDER = (
 
 def all_figures(report: Report) -> list[Figure]:
     """In the order of the page; a figure without data is left out."""
-    return [figure for make in IN_ORDER if (figure := make(report)) is not None]
+    roomy, left_out = with_room(report)
+    figures = []
+    for make in IN_ORDER:
+        whole = make is updates.updates  # it is there for the other settings
+        figure = make(report if whole else roomy)
+        if figure is not None:
+            more = [] if whole or figure.about == "toy" else left_out
+            figures.append(replace(figure, caption=" ".join([figure.caption, *more])))
+    return figures

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tr_align.reports.common import count_text, seeds_text
+from tr_align.reports.common import count_text, listed, seeds_text
 from tr_align.reports.results import Report, Row
 
 
@@ -31,12 +31,38 @@ def sample(report: Report, rows: Sequence[Row], checkpoints: bool = False) -> st
     text = f"{count_text(last)} prompts" if last else "Prompts not counted"
     if checkpoints and before and set(before) != set(last):
         text += f" ({count_text(before)} at points before the end of training)"
-    return f"{text}; {seeds_text(report.context)}; {intervals(report)}."
+    return f"{text}; {seeds(report, rows)}; {intervals(report, rows)}."
 
 
-def intervals(report: Report) -> str:
-    """What was drawn anew for the intervals."""
-    if len(report.context["seeds"]) == 1:
+def seeds(report: Report, rows: Iterable[Row]) -> str:
+    """`seeds 0, 1, 2`; models that lack some of them are named with those that they have."""
+    by_name = _by_name(rows)
+    every = _all_seeds(report, rows)
+    fewer: dict[tuple[int, ...], list[str]] = {}
+    for name, own in by_name.items():
+        if own != set(every):
+            fewer.setdefault(tuple(sorted(own)), []).append(name)
+    text = seeds_text({"seeds": every})
+    named = [f"{listed(names)}: {seeds_text({'seeds': own})} alone" for own, names in fewer.items()]
+    return f"{text} ({'; '.join(named)})" if named else text
+
+
+def _by_name(rows: Iterable[Row]) -> dict[str, set[int]]:
+    """The seeds of each model; SFT's are all there are."""
+    found: dict[str, set[int]] = {}
+    for row in rows:
+        if row.get("seeds") and row.get("loss"):
+            found.setdefault(row["name"], set()).update(row["seeds"])
+    return found
+
+
+def _all_seeds(report: Report, rows: Iterable[Row]) -> list[int]:
+    return sorted(set().union(*_by_name(rows).values())) or list(report.context["seeds"])
+
+
+def intervals(report: Report, rows: Iterable[Row] = ()) -> str:
+    """What was drawn anew for the intervals. `rows`: the drawn ones, if they may lack seeds of the report."""
+    if len(_all_seeds(report, rows)) == 1:
         return "95 % bootstrap intervals over prompts, which say nothing about another training run"
     return "95 % intervals over seeds and prompts"
 
