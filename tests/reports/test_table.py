@@ -125,7 +125,7 @@ def test_footnote_says_unit_prompts_seeds_and_bias() -> None:
 
 def test_footnote_of_one_seed() -> None:
     context = made_up.context() | {"seeds": [3]}
-    note = table.footnote(report(context=context))
+    note = table.footnote(report(context=context, points=[row | {"seeds": [3]} for row in made_up.points()]))
     assert "over prompts, which say nothing about another training run; n = 64 prompts; seed 3." in note
 
 
@@ -159,6 +159,9 @@ def test_claims() -> None:
     assert head == ["claim", "effect", "p (Holm)", "verdict", "the paper"]
     assert lines[0][1:4] == ["+0.42 [+0.11, +0.73] HC points", "0.4", "supported"]
     assert lines[1][4] == "–"
+    some = [claim | {"seeds": [1]} for claim in report().claims]
+    _, _, *lacking = lines_of(table.claims_markdown(report(claims=some)))
+    assert lacking[0][1] == "+0.42 [+0.11, +0.73] HC points (1 of 2 seeds)"
     assert lines[2][1] == "-12 [-22, -2] points (win minus lose, per cent)"
     assert table.claims_markdown(report()).splitlines()[-1].startswith("Effects with 95 % intervals")
     # a paper has room for the two main kinds

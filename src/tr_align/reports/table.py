@@ -113,7 +113,7 @@ def footnote(report: Report) -> str:
     context = report.context
     counts = [row["n_prompts"] for row in trained(report)]
     note = (
-        f"In brackets {words.intervals(report)}; n = {count_text(counts) if counts else 0} prompts;"
+        f"In brackets {words.intervals(report, trained(report))}; n = {count_text(counts) if counts else 0} prompts;"
         f" {words.seeds(report, trained(report))}. KL in nats per reply; {words.hc(report)}. Win rates count a tie"
         " as half; at 50 % neither is preferred."
     )
@@ -127,7 +127,7 @@ def claim_rows(report: Report, kinds: Sequence[str] | None = None) -> tuple[list
     return names, [
         [
             str(claim["claim"]),
-            _effect(claim),
+            _effect(claim, len(report.context["seeds"])),
             MISSING if claim.get("p_holm") is None else p_text(claim["p_holm"]).removeprefix("= "),
             str(claim["verdict"]),
             str(claim["paper"]["text"]) if claim.get("paper") else MISSING,
@@ -243,11 +243,13 @@ def _decimals(finals: Sequence[Row], column: str) -> int:
     return 0 if half >= 5 else 1 if half >= 0.5 else 2
 
 
-def _effect(claim: Row) -> str:
+def _effect(claim: Row, seeds: int) -> str:
+    """With its interval and unit, and of how many seeds it is where that is not all of the report's."""
     if claim.get("effect") is None:
         return MISSING
     text = signed_with_interval(claim["effect"], claim["ci"]) if claim.get("ci") else signed(claim["effect"], 2)
-    return f"{text} {claim['unit']}"
+    lacking = 0 < len(claim["seeds"]) < seeds
+    return f"{text} {claim['unit']}" + (f" ({len(claim['seeds'])} of {seeds} seeds)" if lacking else "")
 
 
 def _bias(bias: Mapping[str, Any]) -> str:
