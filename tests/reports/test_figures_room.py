@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from tr_align.reports import table
 from tr_align.reports.figure import Figure
 from tr_align.reports.figures import all_figures, words
+from tr_align.reports.figures.look import cells
 from tr_align.reports.results import Report
 
 from . import made_up
@@ -85,3 +87,14 @@ def test_without_room_in_one_panel_the_others_are_whole() -> None:
     context = {**shown.context, "main": [cell for cell in shown.context["main"] if "ipo" not in cell]}
     rows = drawn(replace(shown, context=context))["kl_vs_hc"].rows
     assert {str(row["cell"]) for row in rows if row["loss"] == "ipo"} == {"ipo", "tr_ipo_soft", "tr_ipo_hard"}
+
+
+def test_settings_stand_by_their_numbers_and_not_by_their_names() -> None:
+    """As text, 32 would come before 4."""
+    one = [row for row in made_up.points() if row["cell"] == "tr_dpo_hard"]
+    hard = [
+        row | {"cell": f"hard-{tau}", "name": f"TR-DPO hard τ={tau}", "tau": tau} for tau in (32, 4, 16) for row in one
+    ]
+    shown = made_up.report(points=hard)
+    in_table = list(dict.fromkeys(row["tau"] for row in table.trained(shown)))
+    assert in_table == [4, 16, 32] == [cell["tau"] for cell in cells(hard)]

@@ -38,6 +38,11 @@ def rank(loss: str | None, update: str) -> tuple[int, int]:
     return LOSSES.index(loss) if loss else -1, UPDATES.index(update)
 
 
+def place(cell: Mapping[str, Any]) -> tuple[float, ...]:
+    """Where a cell stands in every table and legend: by method, and within it by α, interval and τ."""
+    return *rank(cell["loss"], cell["update"]), *(cell[name] or 0 for name in ("alpha", "every", "tau"))
+
+
 def in_order(methods: Iterable[str]) -> list[str]:
     """Methods sorted by :func:`rank`; "sft" is the SFT model."""
     return sorted(methods, key=lambda method: rank(*_loss_and_update(method)))

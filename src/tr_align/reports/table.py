@@ -11,7 +11,7 @@ from tr_align.reports.common import (
     MISSING,
     count_text,
     p_text,
-    rank,
+    place,
     share_with_interval,
     signed,
     signed_with_interval,
@@ -57,7 +57,7 @@ def trained(report: Report) -> list[Row]:
     """The trained models in the order of every table."""
     return sorted(
         (row for row in report.points if row["final"] and row["method"] != "sft"),
-        key=lambda row: (rank(row["loss"], row["update"]), row["name"], -(row["beta"] or 0.0)),
+        key=lambda row: (*place(row), -(row["beta"] or 0.0)),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tr_align.reports.common import LOSSES, rank
+from tr_align.reports.common import LOSSES, place
 from tr_align.reports.results import CELL, Row
 from tr_align.reports.theme import DASHES, PAPER, SHAPES, TONES, Layout, Spec
 
@@ -15,7 +15,7 @@ from tr_align.reports.theme import DASHES, PAPER, SHAPES, TONES, Layout, Spec
 def cells(rows: Iterable[Row]) -> list[Row]:
     """The different cells of rows, by loss, and within a loss base, soft, hard; the SFT model is none of them."""
     found = {row["cell"]: {column: row.get(column) for column in CELL} for row in rows if row["method"] != "sft"}
-    return sorted(found.values(), key=lambda cell: (rank(cell["loss"], cell["update"]), str(cell["name"])))
+    return sorted(found.values(), key=place)
 
 
 def losses(rows: Iterable[Row]) -> list[str]:
