@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "reports" / "hh-smollm2-135m"
-METHOD = re.compile(r"\| (TR-)?(DPO|IPO|KTO)\b")
+METHOD = re.compile(r"\| (with )?(TR-)?(DPO|IPO|KTO)\b")
 
 
 def rows(path: Path) -> list[str]:
