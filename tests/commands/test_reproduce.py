@@ -106,6 +106,7 @@ def test_the_end_is_a_report_a_judge_with_what_depends_on_it(
     assert [row["run"] for row in first.context["runs"]] == ["s0", "s1"]  # the search is no part of it
     assert {row["made"]["revision"] for row in first.context["runs"]} == {"abc"}
     assert [row["run"] for row in second.context["runs"]] == ["s0"]  # the other one failed
+    assert [report.context["judges"][0]["page"] for report in (first, second)] == ["reward/index.html", "../index.html"]
     assert first.context["settings"]["data.path"] is None  # the preset's: where copies lay is nobody's business
     assert first.toy is None and not [row for row in first.claims if row["kind"].startswith("toy")]
     assert json.loads(Path("out/judges.json").read_text())[0]["judges"].keys() == {"probe", "reward"}

@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 
 from tr_align.errors import UserError
-from tr_align.reports.agreement import DEPENDS, agreement, markdown, read_claims
+from tr_align.reports import table
+from tr_align.reports.agreement import DEPENDS, agreement, markdown, read_claims, side_by_side
+from tr_align.reports.page import build_page
+from tr_align.reports.results import Report
+
+from . import made_up
 
 Row = dict[str, Any]
 
@@ -114,3 +119,52 @@ def test_a_file_that_holds_no_claims(tmp_path: Path, text: str) -> None:
 
 def test_nothing_in_common() -> None:
     assert markdown([]).endswith("Holm's correction within each judge's report.\n")
+
+
+FOLDERS = {"probe": Path("out"), "reward": Path("out/reward")}
+
+
+def of_two_judges() -> dict[str, Report]:
+    """Reports of the same replies: TR-DPO soft helps by one judge alone; of a duel the reward model has one seed."""
+    own = [row | {"beta": None} for row in made_up.claims()]
+    own.append(own[0] | {"id": "reach/tr_dpo_soft", "kind": "reach"})
+    changed = {
+        "matched_kl/tr_dpo_soft": {"effect": -0.05, "ci": [-0.31, 0.22], "verdict": "inconclusive"},
+        "duel/tr_kto_soft": {"seeds": [0]},
+    }
+    claims = [row | changed.get(row["id"], {}) for row in own]
+    context = made_up.context() | {"judge": "a reward model"}
+    reports = {"probe": made_up.report(claims=own), "reward": made_up.report(claims=claims, context=context)}
+    return side_by_side(reports, FOLDERS)
+
+
+def test_reports_of_two_judges_name_each_other() -> None:
+    both = of_two_judges()
+    assert both["probe"].context["judges"] == [{"judge": "a reward model", "page": "reward/index.html"}]
+    assert both["reward"].context["judges"] == [{"judge": made_up.context()["judge"], "page": "../index.html"}]
+    soft, ipo, *apart = both["probe"].claims
+    other = {"judge": "a reward model", "effect": -0.05, "ci": [-0.31, 0.22], "verdict": "inconclusive"}
+    assert soft["depends"] and soft["elsewhere"] == [other]
+    back = both["reward"].claims[0]
+    assert back["depends"] and back["elsewhere"][0]["effect"] == soft["effect"] == 0.42
+    assert not ipo["depends"] and ipo["elsewhere"][0]["verdict"] == "inconclusive"
+    # nothing is said where the replies were not the same, nor where no judge has a part
+    assert [(row["kind"], "depends" in row) for row in apart] == [("duel", False), ("reach", False)]
+
+
+def test_their_pages_and_tables_say_what_depends_on_the_judge() -> None:
+    both = of_two_judges()
+    page = build_page(both["probe"], [])
+    assert '<a href="reward/index.html">a reward model</a>' in page
+    assert "Of all 2 claims that a judge has a part in 1 depends on the judge, of the 2 comparisons below 1." in page
+    assert page.count("supported, depends on the judge</small>") == 1  # at the top
+    assert "<small>a reward model: −0.05 [−0.31, +0.22], inconclusive</small>" in page
+    assert page.count("<small>depends on the judge</small>") == 1
+    text = table.claims_markdown(both["probe"])
+    assert "| supported, depends on the judge |" in text and text.count("depends on the judge") == 2
+    assert "A claim depends on the judge if a reward model has another verdict on the same replies" in text
+
+
+def test_a_report_of_one_judge_says_nothing_of_others() -> None:
+    alone = made_up.report()
+    assert DEPENDS not in build_page(alone, []) + table.claims_markdown(alone)

@@ -148,6 +148,13 @@ def test_a_claim_without_an_effect_keeps_its_place() -> None:
     assert "no ratings of seed 1" in found.words and "None" not in found.words
 
 
+def test_the_verdict_has_the_minus_signs_of_the_table() -> None:
+    told = "The largest difference is -0.05 [-0.31, +0.22] HC points (TR-DPO soft against DPO at 9.0 nats, R2-D2)."
+    found = outline(built(context=context() | {"verdict": ["No.", told]})).words
+    assert "No. The largest difference is −0.05 [−0.31, +0.22] HC points (TR-DPO soft against" in found
+    assert "R2-D2" in found
+
+
 def test_cautions_stand_beside_the_verdict() -> None:
     assert 'class="warning"' not in built().split('id="kl_vs_hc"')[0]
     top = outline(

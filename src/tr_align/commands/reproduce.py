@@ -112,13 +112,15 @@ def _reports(runner: Any, study: Any) -> None:
     """A report a judge of the runs that are done, the first one's at `out`, the others' in a folder of it; beside it
     what depends on the judge, what the search has found, and each run's commit, machine and hours."""
     from tr_align.commands.report import compare_judges
+    from tr_align.reports.agreement import side_by_side
     from tr_align.reports.build import build, summary
     from tr_align.reports.collect import collect
     from tr_align.reports.publish import publish_study
     from tr_align.reports.runs import from_folder, load
 
     _records(runner, study)  # first: it needs less of a run than its report does
-    claims = []
+    reports, runs = {}, {}
+    folders = {judge: Path(study.out) / (judge if number else "") for number, judge in enumerate(study.judges)}
     for judge in study.judges:
         done = [
             (run, runner.folder(run, judge), runner.record(run, judge))
@@ -128,19 +130,21 @@ def _reports(runner: Any, study: Any) -> None:
         if not done:
             print(f"{judge}: no run is done, so there is no report")
             continue
-        out = Path(study.out) if judge == study.judges[0] else Path(study.out) / judge
+        runs[judge] = {run.name: folder for run, folder, _ in done}
         loaded = [_as_published(load(run.name, from_folder(folder)), made, study) for run, folder, made in done]
-        report = collect(loaded)
-        build(report, out)
-        claims.append(f"{judge}={out / 'claims.json'}")
+        reports[judge] = collect(loaded)
+    if len(reports) > 1:
+        reports = side_by_side(reports, folders)
+    for judge, report in reports.items():
+        build(report, folders[judge])
         print(f"\n{judge}: {summary(report)}")
         for problem in report.problems:
             print(f"  note: {problem}")
-        print(f"Page: {out}/index.html")
+        print(f"Page: {folders[judge]}/index.html")
         if judge == study.judges[0]:  # in MLflow a model has the scores of one judge
-            publish_study({run.name: folder for run, folder, _ in done}, out)
-    if len(claims) > 1:
-        compare_judges(claims, Path(study.out))
+            publish_study(runs[judge], folders[judge])
+    if len(reports) > 1:
+        compare_judges([f"{judge}={folders[judge] / 'claims.json'}" for judge in reports], Path(study.out))
 
 
 def _as_published(run: Any, made: dict[str, Any], study: Any) -> Any:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os.path
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from tr_align.errors import UserError
 from tr_align.reports.common import MISSING, signed_with_interval
+from tr_align.reports.results import Report
 
 Row = dict[str, Any]
 NO_JUDGE = ("reach", "ood", "recovery", "diversity")
@@ -27,11 +30,47 @@ def read_claims(path: Path) -> list[Row]:
     """
     try:
         rows = json.loads(path.read_text("utf-8"))
-        return [row for row in rows if row["kind"] not in NO_JUDGE and not row["kind"].startswith("toy_")]
+        return _judged(rows)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; name the claims.json of a report") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: holds no claims ({error}); name the claims.json of a report") from error
+
+
+def _judged(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    return [row for row in rows if row["kind"] not in NO_JUDGE and not row["kind"].startswith("toy_")]
+
+
+def side_by_side(reports: Mapping[str, Report], folders: Mapping[str, Path]) -> dict[str, Report]:
+    """The reports of a study, each with what the other judges find.
+
+    A claim that all judges tested on the same replies gets `depends`, as :func:`agreement` has it, and `elsewhere`, a
+    row another judge: `judge` (in words), `effect`, `ci`, `verdict`. The context gets `judges`, a row another judge:
+    `judge` and `page`, seen from this page.
+
+    Args: both by the judge's name: its report, two or more, and the folder that it goes to.
+    """
+    rows = agreement({name: _judged(report.claims) for name, report in reports.items()})
+    shared = {row["id"]: row for row in rows if row["same_replies"] and None not in row["judges"].values()}
+    told = {name: str(report.context["judge"]) for name, report in reports.items()}
+    found = {}
+    for name, report in reports.items():
+        others = [judge for judge in reports if judge != name]
+        claims = []
+        for claim in report.claims:
+            if row := shared.get(claim["id"]):
+                elsewhere = [
+                    {"judge": told[judge]} | {key: row["judges"][judge][key] for key in ("effect", "ci", "verdict")}
+                    for judge in others
+                ]
+                claim = {**claim, "depends": row["depends"], "elsewhere": elsewhere}
+            claims.append(claim)
+        judges = [
+            {"judge": told[judge], "page": os.path.relpath(folders[judge] / "index.html", folders[name])}
+            for judge in others
+        ]
+        found[name] = replace(report, claims=claims, context={**report.context, "judges": judges})
+    return found
 
 
 def agreement(by_judge: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Row]:
@@ -98,7 +137,7 @@ def _cells(found: Row | None, unit: str) -> list[str]:
 
 
 def _summary(rows: Sequence[Row], judges: Sequence[str]) -> str:
-    shared = [row for row in rows if None not in row["judges"].values()]
+    shared = [row for row in rows if row["same_replies"] and None not in row["judges"].values()]
     depending = sum(row["depends"] for row in shared)
     text = (
         f"{depending} of {len(shared)} claims depend on the judge ({', '.join(judges)}): verdicts differ, or "

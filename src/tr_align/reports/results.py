@@ -39,7 +39,7 @@ class Report:
     `settings` (flat params.yaml of the first run), `versions` (package -> version), `seconds` (stage -> seconds, of
     the stages that ran on this machine), `cost` (`usd`, `calls`, `tokens` of the judge; None for the embedded one),
     `n_curve_prompts`, `n_prompts` (text such as "24 to 130"), `date`, `verdict` (the two sentences the page opens
-    with, a list)."""
+    with, a list), `judges` (of a study with several: see :func:`tr_align.reports.agreement.side_by_side`)."""
 
     points: Sequence[Row]
     """A row a policy, over all its seeds: CELL, `beta`, `step`, `final` (the trained model), `seeds` (list),

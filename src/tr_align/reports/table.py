@@ -7,9 +7,11 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tr_align.reports.agreement import DEPENDS
 from tr_align.reports.common import (
     MISSING,
     count_text,
+    listed,
     p_text,
     place,
     share_with_interval,
@@ -129,7 +131,7 @@ def claim_rows(report: Report, kinds: Sequence[str] | None = None) -> tuple[list
             str(claim["claim"]),
             _effect(claim, len(report.context["seeds"])),
             MISSING if claim.get("p_holm") is None else p_text(claim["p_holm"]).removeprefix("= "),
-            str(claim["verdict"]),
+            f"{claim['verdict']}, {DEPENDS}" if claim.get("depends") else str(claim["verdict"]),
             str(claim["paper"]["text"]) if claim.get("paper") else MISSING,
         ]
         for claim in report.claims
@@ -143,7 +145,18 @@ def claims_note(report: Report) -> str:
     apart = ", apart for settings of the update other than the main one" if any(map(_swept, report.claims)) else ""
     return (
         f"Effects with 95 % intervals; p-values corrected for the claims of the same kind (Holm){apart}."
-        f" {words.sample(report, counted)}"
+        f" {words.sample(report, counted)}{_judges(report)}"
+    )
+
+
+def _judges(report: Report) -> str:
+    """When a claim depends on the judge, as a sentence; empty in a report that knows of no other judge."""
+    others = [row["judge"] for row in report.context.get("judges", [])]
+    if not others:
+        return ""
+    return (
+        f" A claim depends on the judge if {listed(others)} has another verdict on the same replies, or an effect of"
+        " the other sign and one of the intervals excludes zero."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tr_align.reports.common import count_text, listed, number, seeds_text
+from tr_align.reports.common import count_text, listed, number
 from tr_align.reports.figure import Figure
 from tr_align.reports.figures import words
 from tr_align.reports.figures.along import Measure, most_rows, panels
@@ -49,13 +49,12 @@ def ood(report: Report) -> Figure | None:
         return panels(rows, measures, layout)
 
     named = listed([ABOUT[kind] for kind in kinds])
-    seeds = sorted({seed for row in rows for seed in row["seeds"] or []})
     counts = [row["n"] for row in rows if row["n"] is not None]
     caption = [
         "What texts that stay the same have gained or lost since SFT in log-probability per token (nats), along the"
         f" optimizer steps: {named}. What all of them lose is probability that went to texts that are none of them.",
-        f"{words.betas_by_loss(rows)}; {count_text(counts)} texts of each kind; {seeds_text({'seeds': seeds})};"
-        f" bands: {words.intervals(report)}."
+        f"{words.betas_by_loss(rows)}; {count_text(counts)} texts of each kind; {words.seeds(report, rows)};"
+        f" bands: {words.intervals(report, rows)}."
         if counts
         else "",
     ]

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from tr_align.reports.common import number, seeds_text
+from tr_align.reports.common import number
 from tr_align.reports.figure import Figure
 from tr_align.reports.figures import words
 from tr_align.reports.figures.along import MOST_UPDATES, Measure, most_rows, panels
@@ -43,10 +43,10 @@ def training(report: Report) -> Figure | None:
     def draw(layout: Layout) -> Spec:
         return panels(rows, measures, layout, updates)
 
-    seeds = sorted({row["seed"] for row in logged})
-    spread = "lines are means, bands the range, over seeds" if len(seeds) > 1 else "one training each"
+    several = any(len(row["seeds"]) > 1 for row in rows)
+    spread = "lines are means, bands the range, over seeds" if several else "one training each"
     caption = [
-        f"Along the optimizer steps, {words.betas_by_loss(logged)}; {seeds_text({'seeds': seeds})}: {spread}."
+        f"Along the optimizer steps, {words.betas_by_loss(logged)}; {words.seeds(report, rows)}: {spread}."
         " Log-probabilities are sums over a reply's tokens, in nats; the distances are Euclidean, between parameters."
         " Margin and loss have each loss's own scale.",
         *_about_updates(updates),

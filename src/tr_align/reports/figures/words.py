@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from tr_align.reports.common import count_text, listed, seeds_text
@@ -34,10 +35,11 @@ def sample(report: Report, rows: Sequence[Row], checkpoints: bool = False) -> st
     return f"{text}; {seeds(report, rows)}; {intervals(report, rows)}."
 
 
-def seeds(report: Report, rows: Iterable[Row]) -> str:
+def seeds(report: Report, rows: Sequence[Row]) -> str:
     """`seeds 0, 1, 2`; models that lack some of them are named with those that they have."""
-    by_name = _by_name(rows)
-    every = _all_seeds(report, rows)
+    every, by_name = _all_seeds(report, rows), defaultdict(set)
+    for row in _of_models(rows):
+        by_name[row["name"]].update(row["seeds"])
     fewer: dict[tuple[int, ...], list[str]] = {}
     for name, own in by_name.items():
         if own != set(every):
@@ -47,21 +49,17 @@ def seeds(report: Report, rows: Iterable[Row]) -> str:
     return f"{text} ({'; '.join(named)})" if named else text
 
 
-def _by_name(rows: Iterable[Row]) -> dict[str, set[int]]:
-    """The seeds of each model; SFT's are all there are."""
-    found: dict[str, set[int]] = {}
-    for row in rows:
-        if row.get("seeds") and row.get("loss"):
-            found.setdefault(row["name"], set()).update(row["seeds"])
-    return found
+def _of_models(rows: Iterable[Row]) -> list[Row]:
+    """Those of trained models; SFT's seeds are all there are."""
+    return [row for row in rows if row.get("seeds") and row.get("loss")]
 
 
 def _all_seeds(report: Report, rows: Iterable[Row]) -> list[int]:
-    return sorted(set().union(*_by_name(rows).values())) or list(report.context["seeds"])
+    return sorted({seed for row in _of_models(rows) for seed in row["seeds"]}) or list(report.context["seeds"])
 
 
-def intervals(report: Report, rows: Iterable[Row] = ()) -> str:
-    """What was drawn anew for the intervals. `rows`: the drawn ones, if they may lack seeds of the report."""
+def intervals(report: Report, rows: Iterable[Row]) -> str:
+    """What was drawn anew for the intervals. `rows`: the drawn ones, which may lack seeds of the report."""
     if len(_all_seeds(report, rows)) == 1:
         return "95 % bootstrap intervals over prompts, which say nothing about another training run"
     return "95 % intervals over seeds and prompts"

@@ -30,6 +30,20 @@ def swept(report: Report) -> int:
     return len(matched) - len(main_of(matched))
 
 
+def other_judges(report: Report) -> dict[str, Any] | None:
+    """`pages` of the other judges of the same replies (`judge`, `page`), and `depending`: a sentence on how much of the
+    answer, and of all claims, is this judge's own. None where there is no other judge."""
+    judges = report.context.get("judges")
+    if not judges:
+        return None
+    shared = [claim for claim in report.claims if "depends" in claim]
+    above = main_of([claim for claim in shared if claim["kind"] == "matched_kl"])
+    (n, few), (m, all_) = ((len(rows), sum(claim["depends"] for claim in rows)) for rows in (above, shared))
+    told = f"Of all {m} claims that a judge has a part in {all_ or 'none'} depend{'' if all_ > 1 else 's'} on the judge"
+    told += f", of the {n} comparisons below {few or 'none'}." if n else "."
+    return {"pages": judges, "depending": told if m else ""}
+
+
 def problems_of_trust(report: Report) -> list[str]:
     """What a reader has to know before believing any number: a judge that fails, and a single training run."""
     found = [str(report.context["judge_warning"])] if report.context.get("judge_warning") else []
@@ -43,12 +57,13 @@ def problems_of_trust(report: Report) -> list[str]:
 def _tested(claim: Row) -> dict[str, Any]:
     low, high = claim["ci"] or (None, None)
     row = _common(claim, claim["effect"], low, high)
-    return {**row, "verdict": claim["verdict"], "p": words.p_value(claim.get("p_holm"))}
+    told = {"verdict": claim["verdict"], "depends": claim.get("depends", False)}
+    return {**row, **told, "p": words.p_value(claim.get("p_holm"))}
 
 
 def _untested(row: Row) -> dict[str, Any]:
     found = _common(row, row["difference"], row["difference_lo"], row["difference_hi"])
-    return {**found, "verdict": None, "p": ""}
+    return {**found, "verdict": None, "depends": False, "p": ""}
 
 
 def _common(row: Row, value: float | None, low: float | None, high: float | None) -> dict[str, Any]:

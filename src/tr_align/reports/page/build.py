@@ -14,6 +14,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from tr_align.reports import card, html, theme
+from tr_align.reports.agreement import DEPENDS
 from tr_align.reports.common import share_with_interval
 from tr_align.reports.figure import Figure
 from tr_align.reports.page import answer, fixed_texts, replies, tables, words
@@ -62,8 +63,10 @@ def _values(report: Report, figures: Sequence[Figure], too_large: Sequence[str])
     calibration = report.context.get("calibration")
     return {
         "context": report.context,
+        "verdict": words.minus(" ".join(report.context["verdict"])),
         "answers": answer.answers(report),
         "swept": answer.swept(report),
+        "other_judges": answer.other_judges(report),
         "cautions": answer.problems_of_trust(report),
         "problems": report.problems,
         "figures": [figure for figure in figures if figure.about == "models"],
@@ -149,6 +152,7 @@ def _environment() -> Environment:
     )
     found.globals |= {
         "chip": words.chip,
+        "depends": DEPENDS,
         "signed": words.signed,
         "plain": words.plain,
         "interval": words.interval,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -120,6 +119,8 @@ def _claim(claim: Row) -> dict[str, Any]:
         "effect": words.signed(claim["effect"], decimals),
         "interval": words.interval(low, high, decimals, sign=True),
         "rests": ", ".join(part for part in _rests(claim) if part),
+        "depends": claim.get("depends", False),
+        "elsewhere": [_elsewhere(found, decimals) for found in claim.get("elsewhere", ())],
         "paper": _paper(claim["paper"]),
     }
 
@@ -130,8 +131,17 @@ def _rests(claim: Row) -> list[str]:
         return [str(claim["evidence"])]
     at = f"at {words.plain(claim['kl'], 1)} nats" if claim.get("kl") is not None else ""
     beta = f"β = {claim['beta']:g}" if claim.get("beta") is not None else ""
-    detail = re.sub(r"-(?=\d)", "−", claim.get("detail") or "")
+    detail = words.minus(claim.get("detail") or "")
     return [detail, at, beta, words.sample(dict(claim)), words.p_value(claim.get("p_holm"))]
+
+
+def _elsewhere(found: Mapping[str, Any], decimals: int) -> str:
+    """What another judge finds: `a reward model: +0.05 [−0.21, +0.31], inconclusive`."""
+    if found["effect"] is None:
+        return f"{found['judge']}: not tested"
+    low, high = found["ci"]
+    ends = words.interval(low, high, decimals, sign=True)
+    return f"{found['judge']}: {words.signed(found['effect'], decimals)} {ends}, {found['verdict']}"
 
 
 def _paper(paper: Mapping[str, Any] | None) -> dict[str, str] | None:

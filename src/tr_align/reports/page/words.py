@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -28,6 +29,11 @@ def places(*values: float | None) -> int:
     """Decimals that suit the largest of the values: one from ten on, two below, three below a tenth."""
     largest = max((abs(value) for value in values if value is not None), default=0)
     return 1 if largest >= 10 else 3 if 0 < largest < 0.1 else 2
+
+
+def minus(text: str) -> str:
+    """A sentence with real minus signs before its numbers: `-0.05 [-0.31, +0.22]`, and not in `SmolLM2-135M`."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", text)
 
 
 def plain(value: float | None, decimals: int) -> str:
