@@ -156,7 +156,7 @@ def test_their_pages_and_tables_say_what_depends_on_the_judge() -> None:
     both = of_two_judges()
     page = build_page(both["probe"], [])
     assert '<a href="reward/index.html">a reward model</a>' in page
-    assert "Of all 2 claims that a judge has a part in 1 depends on the judge, of the 2 comparisons below 1." in page
+    assert "1 of the 2 comparisons below, and 1 of the 2 claims about quality, depend on the judge." in page
     assert page.count("supported, depends on the judge</small>") == 1  # at the top
     assert "<small>a reward model: −0.05 [−0.31, +0.22], inconclusive</small>" in page
     assert page.count("<small>depends on the judge</small>") == 1

@@ -38,10 +38,10 @@ def other_judges(report: Report) -> dict[str, Any] | None:
         return None
     shared = [claim for claim in report.claims if "depends" in claim]
     above = main_of([claim for claim in shared if claim["kind"] == "matched_kl"])
-    (n, few), (m, all_) = ((len(rows), sum(claim["depends"] for claim in rows)) for rows in (above, shared))
-    told = f"Of all {m} claims that a judge has a part in {all_ or 'none'} depend{'' if all_ > 1 else 's'} on the judge"
-    told += f", of the {n} comparisons below {few or 'none'}." if n else "."
-    return {"pages": judges, "depending": told if m else ""}
+    parts = [(above, "comparisons below"), (shared, "claims about quality")]
+    counts = [(sum(claim["depends"] for claim in rows), len(rows), what) for rows, what in parts if rows]
+    told = ", and ".join(f"{count or 'none'} of the {n} {what}" for count, n, what in counts)
+    return {"pages": judges, "depending": f"{told[0].upper()}{told[1:]}, depend on the judge." if told else ""}
 
 
 def problems_of_trust(report: Report) -> list[str]:
