@@ -18,7 +18,8 @@ def rows(path: Path) -> list[str]:
 
 
 def test_the_paper_quotes_rows_of_the_report() -> None:
-    quoted, known = rows(ROOT / "docs" / "reproduction.md"), rows(REPORT / "table.md")
+    quoted = rows(ROOT / "docs" / "reproduction.md")
+    known = rows(REPORT / "table.md") + rows(REPORT / "judges.md")
     assert len(quoted) >= 15  # nine methods, six comparisons at the same KL
     assert [row for row in quoted if row not in known] == []
 
