@@ -137,7 +137,7 @@ def _cells(found: Row | None, unit: str) -> list[str]:
 
 
 def _summary(rows: Sequence[Row], judges: Sequence[str]) -> str:
-    shared = [row for row in rows if row["same_replies"] and None not in row["judges"].values()]
+    shared = [row for row in rows if None not in row["judges"].values()]
     depending = sum(row["depends"] for row in shared)
     text = (
         f"{depending} of {len(shared)} claims depend on the judge ({', '.join(judges)}): verdicts differ, or "
