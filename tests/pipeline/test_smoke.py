@@ -146,6 +146,24 @@ def test_nothing_to_do_runs_nothing_and_dvc_shows_the_results(
     assert "KL(policy" in Path(page).read_text(encoding="utf-8")
 
 
+def test_make_repro_ends_with_the_table_though_there_was_nothing_to_do(
+    repository: tuple[Path, str], environment: dict[str, str]
+) -> None:
+    printed = subprocess.run(
+        [sys.executable, "pipeline/repro.py"],
+        cwd=repository[0],
+        env=environment | {"PYTHONPATH": "src"},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert "Running stage" not in printed
+    results = printed.partition("Every result is as dvc.lock has it:")[2].strip().splitlines()
+    assert results[0].split() == ["method", "KL", "HC", "win", "vs", "SFT", "win", "vs", "base", "n"]
+    assert [line.split()[0] for line in results[1:3]] == ["DPO", "TR-DPO"] and results[3:-1] == [""]
+    assert results[-1].startswith("Page: reports/index.html")
+
+
 def test_an_endpoint_judges_the_whole_run_and_a_repeat_asks_nothing(
     repository: tuple[Path, str], environment: dict[str, str], tmp_path: Path
 ) -> None:
