@@ -10,7 +10,7 @@ import pytest
 
 from tr_align.errors import UserError
 from tr_align.reports import table
-from tr_align.reports.agreement import DEPENDS, agreement, markdown, read_claims, side_by_side
+from tr_align.reports.agreement import DEPENDS, agreement, judged, markdown, read_claims, side_by_side
 from tr_align.reports.page import build_page
 from tr_align.reports.results import Report
 
@@ -135,7 +135,8 @@ def of_two_judges() -> dict[str, Report]:
     claims = [row | changed.get(row["id"], {}) for row in own]
     context = made_up.context() | {"judge": "a reward model"}
     reports = {"probe": made_up.report(claims=own), "reward": made_up.report(claims=claims, context=context)}
-    return side_by_side(reports, FOLDERS)
+    rows = agreement({name: judged(report.claims) for name, report in reports.items()})
+    return side_by_side(rows, reports, FOLDERS)
 
 
 def test_reports_of_two_judges_name_each_other() -> None:

@@ -71,9 +71,7 @@ def compare_judges(named: Sequence[str], folder: Path) -> None:
     Raises:
         UserError: fewer than two judges, two of one name, or a file without claims.
     """
-    from tr_align.reports.agreement import agreement, markdown, read_claims
-    from tr_align.reports.collect import to_json
-    from tr_align.scratch import write_atomically
+    from tr_align.reports.agreement import agreement, read_claims
 
     paths: dict[str, Path] = {}
     for text in named:
@@ -85,7 +83,15 @@ def compare_judges(named: Sequence[str], folder: Path) -> None:
         paths[name] = path
     if len(paths) < 2:
         raise UserError("--judges: give the claims.json of two reports or more")
-    rows = agreement({name: read_claims(path) for name, path in paths.items()})
+    write_judges(agreement({name: read_claims(path) for name, path in paths.items()}), folder)
+
+
+def write_judges(rows: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Write and print the rows of :func:`tr_align.reports.agreement.agreement`."""
+    from tr_align.reports.agreement import markdown
+    from tr_align.reports.collect import to_json
+    from tr_align.scratch import write_atomically
+
     text = markdown(rows)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "judges.json", to_json(rows))

@@ -111,8 +111,8 @@ def _all(runner: Any, runs: Sequence[Any], judge: Any, jobs: int) -> list[str]:
 def _reports(runner: Any, study: Any) -> None:
     """A report a judge of the runs that are done, the first one's at `out`, the others' in a folder of it; beside it
     what depends on the judge, what the search has found, and each run's commit, machine and hours."""
-    from tr_align.commands.report import compare_judges
-    from tr_align.reports.agreement import side_by_side
+    from tr_align.commands.report import write_judges
+    from tr_align.reports.agreement import agreement, judged, side_by_side
     from tr_align.reports.build import build, summary
     from tr_align.reports.collect import collect
     from tr_align.reports.publish import publish_study
@@ -133,8 +133,9 @@ def _reports(runner: Any, study: Any) -> None:
         runs[judge] = {run.name: folder for run, folder, _ in done}
         loaded = [_as_published(load(run.name, from_folder(folder)), made, study) for run, folder, made in done]
         reports[judge] = collect(loaded)
+    rows = agreement({judge: judged(report.claims) for judge, report in reports.items()})
     if len(reports) > 1:
-        reports = side_by_side(reports, folders)
+        reports = side_by_side(rows, reports, folders)
     for judge, report in reports.items():
         build(report, folders[judge])
         print(f"\n{judge}: {summary(report)}")
@@ -144,7 +145,7 @@ def _reports(runner: Any, study: Any) -> None:
         if judge == study.judges[0]:  # in MLflow a model has the scores of one judge
             publish_study(runs[judge], folders[judge])
     if len(reports) > 1:
-        compare_judges([f"{judge}={folders[judge] / 'claims.json'}" for judge in reports], Path(study.out))
+        write_judges(rows, Path(study.out))
 
 
 def _as_published(run: Any, made: dict[str, Any], study: Any) -> Any:

@@ -30,27 +30,28 @@ def read_claims(path: Path) -> list[Row]:
     """
     try:
         rows = json.loads(path.read_text("utf-8"))
-        return _judged(rows)
+        return judged(rows)
     except FileNotFoundError as error:
         raise UserError(f"{path}: there is no such file; name the claims.json of a report") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path}: holds no claims ({error}); name the claims.json of a report") from error
 
 
-def _judged(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+def judged(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The claims that a judge has a part in."""
     return [row for row in rows if row["kind"] not in NO_JUDGE and not row["kind"].startswith("toy_")]
 
 
-def side_by_side(reports: Mapping[str, Report], folders: Mapping[str, Path]) -> dict[str, Report]:
+def side_by_side(rows: Sequence[Row], reports: Mapping[str, Report], folders: Mapping[str, Path]) -> dict[str, Report]:
     """The reports of a study, each with what the other judges find.
 
     A claim that all judges tested on the same replies gets `depends`, as :func:`agreement` has it, and `elsewhere`, a
     row another judge: `judge` (in words), `effect`, `ci`, `verdict`. The context gets `judges`, a row another judge:
     `judge` and `page`, seen from this page.
 
-    Args: both by the judge's name: its report, two or more, and the folder that it goes to.
+    Args: `rows`: of :func:`agreement`, on the claims of the reports. By the judge's name, two or more: its report, and
+        the folder that it goes to.
     """
-    rows = agreement({name: _judged(report.claims) for name, report in reports.items()})
     shared = {row["id"]: row for row in rows if row["same_replies"] and None not in row["judges"].values()}
     told = {name: str(report.context["judge"]) for name, report in reports.items()}
     found = {}
